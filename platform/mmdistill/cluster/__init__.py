@@ -1,0 +1,1 @@
+"""Where orders run, and who proposes: the only layer that knows Ray and Optuna."""

@@ -1,0 +1,293 @@
+"""Losses between the similarity structures of two batches (PKDOT and MT-PKDOT).
+
+Axes: L leading axes (lanes; any number), B batch, D width, A anchors.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmdistill.errors import NumericsError
+from mmdistill.losses.base import LOSSES, per_lane, unit_rows
+from mmdistill.transport.sinkhorn import Plan, transport_value
+
+AnchorKind = Literal["least", "most", "all", "global"]
+Shift = Literal["min", "none"]
+Coupling = Literal["entropic", "identity"]
+
+# Stands for the median cost of a cloud whose points coincide; costs between similarities are of order 1.
+LEAST_SCALE = 1e-6
+
+
+class Anchors(NamedTuple):
+    """Columns of the similarity matrix to compare.
+
+    Attributes:
+        indices_LBA: ascending by the teacher's similarity; A is the largest k of any lane.
+        kept_LA: True for the k columns of the lane; None if all lanes keep all.
+    """
+
+    indices_LBA: Tensor
+    kept_LA: Tensor | None
+
+
+def similarities(features_LBD: Tensor) -> Tensor:
+    """Return the cosine similarities S_LBB of the rows, in [-1, 1]; 0 with a row of zeros."""
+    unit_LBD = unit_rows(features_LBD)
+    return unit_LBD @ unit_LBD.mT
+
+
+def anchor_indices(teacher_S_LBB: Tensor, kind: AnchorKind, k: int | Tensor) -> Anchors:
+    """Return which similarities of each row are compared, chosen by the teacher.
+
+    Args:
+        teacher_S_LBB: the teacher's similarities.
+        kind: ``least``: the k least similar of each row (as the released code); ``most``: the k most similar
+            other than itself; ``global``: the k columns of least mean similarity, the same for every row;
+            ``all``: every column, in each row's own order.
+        k: how many, >= 1, one or one per lane; capped at what there is: B, and B - 1 for ``most``.
+
+    Raises:
+        NumericsError: if ``k`` is below 1.
+    """
+    batch = teacher_S_LBB.shape[-1]
+    k_L = torch.as_tensor(k, device=teacher_S_LBB.device)
+    if bool((k_L < 1).any()):
+        raise NumericsError(f"`k` must be >= 1, but is {int(k_L.min())}")
+    available = batch - 1 if kind == "most" else batch
+    k_L = torch.full_like(k_L, available) if kind == "all" else k_L.clamp(max=available)
+    widest = int(k_L.max())
+    if kind == "global":
+        columns_LA = _first(teacher_S_LBB.detach().mean(dim=-2), widest)
+        indices_LBA = columns_LA[..., None, :].expand(*teacher_S_LBB.shape[:-1], widest)
+    elif kind == "most":
+        itself_BB = torch.eye(batch, dtype=torch.bool, device=teacher_S_LBB.device)
+        indices_LBA = _first(-teacher_S_LBB.detach().masked_fill(itself_BB, -math.inf), widest)
+    else:
+        indices_LBA = _first(teacher_S_LBB.detach(), widest)
+    if bool((k_L == widest).all()):
+        kept_LA = None
+    else:
+        kept_LA = torch.arange(widest, device=k_L.device) < k_L[..., None]
+    if kind == "most":
+        indices_LBA = indices_LBA.flip(-1)
+        kept_LA = None if kept_LA is None else kept_LA.flip(-1)
+    return Anchors(indices_LBA, kept_LA)
+
+
+def _first(values: Tensor, count: int) -> Tensor:
+    """Return the positions of the least values, ascending."""
+    return values.topk(count, dim=-1, largest=False, sorted=True).indices
+
+
+def structural_points(
+    student_S_LBB: Tensor,
+    teacher_S_LBB: Tensor,
+    kind: AnchorKind,
+    k: int | Tensor,
+    *,
+    shift: Shift = "min",
+    detach_shift: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the teacher's points X_LBA and the student's points Y_LBA (MT-PKDOT, equation 3).
+
+    A point is a row of similarities to its anchors; columns beyond a lane's own k are 0 in both.
+
+    Args:
+        student_S_LBB: the student's similarities.
+        teacher_S_LBB: the teacher's similarities, which choose the anchors.
+        kind: as in :func:`anchor_indices`.
+        k: as in :func:`anchor_indices`.
+        shift: ``min`` subtracts each matrix's least entry, so that points are non-negative.
+        detach_shift: whether that entry is a constant as far as the gradient is concerned.
+    """
+    anchors = anchor_indices(teacher_S_LBB, kind, k)
+    points = []
+    for S_LBB in (teacher_S_LBB, student_S_LBB):
+        shifted_LBB = S_LBB if shift == "none" else S_LBB - _least(S_LBB, detach=detach_shift)
+        points_LBA = shifted_LBB.gather(-1, anchors.indices_LBA)
+        points.append(points_LBA if anchors.kept_LA is None else points_LBA * anchors.kept_LA[..., None, :])
+    return points[0], points[1]
+
+
+def _least(S_LBB: Tensor, *, detach: bool) -> Tensor:
+    least_L11 = S_LBB.amin(dim=(-2, -1), keepdim=True)
+    return least_L11.detach() if detach else least_L11
+
+
+def structural_transport(
+    student_LBD: Tensor,
+    teacher_LBD: Tensor,
+    *,
+    eps_rel: float | Tensor = 0.13,
+    eps: float | Tensor | None = None,
+    k: int | Tensor = 30,
+    anchors: AnchorKind = "least",
+    shift: Shift = "min",
+    detach_shift: bool = False,
+    debias: bool = True,
+    coupling: Coupling = "entropic",
+    tolerance: float = 1e-4,
+    iterations: int = 100,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the transport between the two similarity structures, and how it was solved.
+
+    With C = 1/2 ||x - y||^2 between the points of :func:`structural_points` and OT_eps = min <P, C> +
+    eps KL(P || a x b): OT_eps(X, Y) - 1/2 OT_eps(X, X) - 1/2 OT_eps(Y, Y) (MT-PKDOT, released code;
+    Feydy et al., 2019). The gradient is that of the optimal value. A lane with features that are not finite
+    gives NaN and does not disturb the others.
+
+    Args:
+        student_LBD: features.
+        teacher_LBD: features of the same samples, of any width.
+        eps_rel: regularisation in units of the median cost between two different points of X; one, or one
+            per lane; infinity compares nothing but the means of the points.
+        eps: regularisation itself, instead of ``eps_rel``; the released code has 0.01.
+        k: number of anchors, one or one per lane.
+        anchors: which, see :func:`anchor_indices`.
+        shift: see :func:`structural_points`.
+        detach_shift: see :func:`structural_points`.
+        debias: whether to subtract the two self-transports, so that the least value is 0, at X = Y.
+        coupling: ``identity`` pairs each sample with itself instead: mean of 1/2 ||x_i - y_i||^2.
+        tolerance: marginal error at which a problem is solved.
+        iterations: most iterations of the solver.
+
+    Returns:
+        The value of each lane and, per lane: ``plan_entropy`` in nats, from log B (a permutation) to
+        2 log B (no information); ``diagonal_mass`` in [0, 1]; ``converged``, the share of the lane's problems
+        that reached the tolerance; ``iterations`` of the slowest of all lanes.
+
+    Raises:
+        NumericsError: if ``eps``, ``eps_rel`` or ``k`` is out of range.
+    """
+    X_LBA, Y_LBA = structural_points(
+        similarities(student_LBD),
+        similarities(teacher_LBD),
+        anchors,
+        k,
+        shift=shift,
+        detach_shift=detach_shift,
+    )
+    if coupling == "identity":
+        return _identity(X_LBA, Y_LBA)
+    # One leading axis at least, for the solver refuses a lone problem that is not finite.
+    X_LBA, Y_LBA = (points.reshape(-1, *points.shape[-2:]) for points in (X_LBA, Y_LBA))
+    lead = student_LBD.shape[:-2]
+    teacher_costs_LBB = _costs(X_LBA, X_LBA)
+    eps_L = _absolute_eps(teacher_costs_LBB.detach(), eps, eps_rel, lead)
+    solver = _Solver(eps_L, tolerance, iterations)
+    own_costs = (teacher_costs_LBB, _costs(Y_LBA, Y_LBA)) if debias else ()
+    value_L, details = solver.divergence(_costs(X_LBA, Y_LBA), own_costs)
+    return value_L.reshape(lead), {name: detail_L.reshape(lead) for name, detail_L in details.items()}
+
+
+def _identity(X_LBA: Tensor, Y_LBA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    value_L = 0.5 * (X_LBA - Y_LBA).square().sum(dim=-1).mean(dim=-1)
+    one_L = torch.ones_like(value_L.detach())
+    return value_L, {
+        "plan_entropy": math.log(X_LBA.shape[-2]) * one_L,
+        "diagonal_mass": one_L,
+        "converged": one_L,
+        "iterations": 0 * one_L,
+    }
+
+
+def _absolute_eps(
+    costs_LBB: Tensor, eps: float | Tensor | None, eps_rel: float | Tensor, lead: torch.Size
+) -> Tensor:
+    name, given = ("eps_rel", eps_rel) if eps is None else ("eps", eps)
+    given_L = per_lane(given, costs_LBB, trailing=0)
+    if not bool((given_L > 0).all()):
+        raise NumericsError(f"`{name}` must be > 0, but is {float(given_L[~(given_L > 0)].flatten()[0]):g}")
+    given_L = given_L.broadcast_to(lead).reshape(-1)
+    return given_L if eps is not None else given_L * _scale(costs_LBB)
+
+
+def _scale(costs_LBB: Tensor) -> Tensor:
+    """Return the median cost between two different points; not below a floor, so that eps stays above 0."""
+    points = costs_LBB.shape[-1]
+    if points == 1:
+        return torch.ones_like(costs_LBB[..., 0, 0])
+    first, second = torch.triu_indices(points, points, offset=1, device=costs_LBB.device)
+    median_L = costs_LBB.flatten(-2).index_select(-1, points * first + second).median(dim=-1).values
+    return median_L.nan_to_num(nan=1.0).clamp_min(LEAST_SCALE)
+
+
+def _costs(X_LNA: Tensor, Y_LMA: Tensor) -> Tensor:
+    """Return 1/2 ||x - y||^2 between all pairs."""
+    # Costs do not depend on the origin; near the points little is lost to cancellation.
+    origin_L1A = X_LNA.detach().mean(dim=-2, keepdim=True)
+    X_LNA, Y_LMA = X_LNA - origin_L1A, Y_LMA - origin_L1A
+    squares_LNM = X_LNA.square().sum(dim=-1)[..., :, None] + Y_LMA.square().sum(dim=-1)[..., None, :]
+    return (0.5 * squares_LNM - X_LNA @ Y_LMA.mT).clamp_min(0.0)
+
+
+class _Solver(NamedTuple):
+    """How to transport; lanes are one flat axis L here."""
+
+    eps_L: Tensor
+    tolerance: float
+    iterations: int
+
+    def divergence(
+        self, costs_LBB: Tensor, own_costs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the transport value, less half of each self-transport if their costs are given."""
+        value_L, cross = self._value(costs_LBB, self.eps_L)
+        converged_L = cross.converged_L.to(value_L.dtype)
+        iterations = cross.iterations
+        if own_costs:
+            # Both clouds in one call, but not with the cross problem: theirs is the faster symmetric solver.
+            selves_2L, own = self._value(torch.cat(own_costs), self.eps_L.repeat(2), symmetric=True)
+            value_L = value_L - 0.5 * selves_2L.reshape(2, -1).sum(dim=0)
+            converged_L = (converged_L + own.converged_L.reshape(2, -1).sum(dim=0)) / 3
+            iterations = max(iterations, own.iterations)
+        return value_L, {
+            "plan_entropy": 2 * math.log(costs_LBB.shape[-1]) - cross.kl_L.to(value_L.dtype),
+            "diagonal_mass": cross.plan_LNM.diagonal(dim1=-2, dim2=-1).sum(dim=-1),
+            "converged": converged_L,
+            "iterations": torch.full_like(value_L.detach(), iterations),
+        }
+
+    def _value(self, costs_LBB: Tensor, eps_L: Tensor, *, symmetric: bool = False) -> tuple[Tensor, Plan]:
+        return transport_value(
+            costs_LBB,
+            eps=eps_L,
+            tolerance=self.tolerance,
+            iterations=self.iterations,
+            symmetric=symmetric,
+        )
+
+
+@LOSSES.register("pkdot")
+def pkdot(
+    student_LBD: Tensor, teacher_LBD: Tensor, *, eps: float | Tensor = 0.01, k: int | Tensor = 30
+) -> Tensor:
+    """Return the structural loss of PKDOT and MT-PKDOT with the settings of the released code.
+
+    The exact debiased divergence; the released code's own annealed solver is within 1 percent of it.
+    """
+    return structural_transport(student_LBD, teacher_LBD, eps=eps, k=k)[0]
+
+
+@LOSSES.register("centroid")
+def centroid(student_LBD: Tensor, teacher_LBD: Tensor, *, scaled: bool = False) -> Tensor:
+    """Return ||c(teacher) - c(student)||_2, c = mean row of the similarity matrix (MT-PKDOT, equation 4).
+
+    Args:
+        student_LBD: features.
+        teacher_LBD: features of the same samples, of any width.
+        scaled: whether to divide by sqrt(B), so that the value does not grow with the batch (ours).
+    """
+    distance_L: Tensor = torch.linalg.vector_norm(
+        _mean_similarity(teacher_LBD) - _mean_similarity(student_LBD), dim=-1
+    )
+    return distance_L / math.sqrt(student_LBD.shape[-2]) if scaled else distance_L
+
+
+def _mean_similarity(features_LBD: Tensor) -> Tensor:
+    unit_LBD = unit_rows(features_LBD)
+    mean_LD1 = unit_LBD.mean(dim=-2)[..., None]
+    return (unit_LBD @ mean_LD1).squeeze(-1)

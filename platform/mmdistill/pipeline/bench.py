@@ -1,0 +1,139 @@
+"""Stages ready to use: taken from the cache, or computed together where they are missing."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmdistill.pipeline.cache import Entry, StageCache
+from mmdistill.pipeline.fold import Fold
+from mmdistill.pipeline.run import RunSettings
+from mmdistill.pipeline.stages import Pipeline, Stage
+from mmdistill.pipeline.studying import train_students
+from mmdistill.pipeline.teaching import align_teachers, teacher_outputs, train_teachers
+from mmdistill.records.rows import StageRow
+from mmdistill.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run, and for whom it is computed."""
+
+    run: RunSettings
+    pair_id: str
+    arm: str | None = None
+
+
+# Computes the stages of the pieces at some positions, all at once.
+Compute = Callable[[list[int]], list[Entry]]
+
+
+class Bench:
+    """Where the stages of one order are computed; keeps a row of every stage it used.
+
+    The pieces of one call agree in everything but the seed and, for students, the fields with a range.
+    """
+
+    def __init__(self, order_id: str, cache: StageCache, fold: Fold, runtime: Runtime) -> None:
+        self.order_id, self.cache, self.fold, self.runtime = order_id, cache, fold, runtime
+        self.rows: list[StageRow] = []
+
+    def pipeline(self, piece: Piece) -> Pipeline:
+        """Return the stages of a piece on this fold."""
+        return Pipeline(piece.run, self.fold.arrays.fingerprint)
+
+    def teacher(self, name: str, pieces: Sequence[Piece]) -> list[Entry]:
+        """Return the trained network called ``name`` of every piece."""
+        stages = [self.pipeline(piece).teacher(name) for piece in pieces]
+        return self._ready(
+            stages, pieces, lambda at: train_teachers(_runs(pieces, at), name, self.fold, self.runtime)
+        )
+
+    def outputs(self, pieces: Sequence[Piece]) -> list[Entry] | None:
+        """Return the teacher outputs of every piece; None where no frozen teacher teaches.
+
+        The fact ``total_cpu_s`` is the price of the outputs and of everything below them.
+        """
+        stages = [stage for piece in pieces if (stage := self.pipeline(piece).outputs) is not None]
+        if not stages:
+            return None
+
+        def compute(at: list[int]) -> list[Entry]:
+            chosen = [pieces[n] for n in at]
+            teachers = {name: self.teacher(name, chosen) for name in chosen[0].run.networks()}
+            aligned = self._aligned(chosen, teachers)
+            clock = time.process_time()
+            entries = teacher_outputs(_runs(pieces, at), teachers, aligned, self.fold)
+            own = (time.process_time() - clock) / len(entries)
+            below = [*teachers.values(), *([aligned] if aligned else [])]
+            for n, entry in enumerate(entries):
+                price = own + sum(stage[n].facts["cpu_s"] for stage in below)
+                entry.facts.update(cpu_s=own, total_cpu_s=price)
+            return entries
+
+        return self._ready(stages, pieces, compute)
+
+    def students(self, pieces: Sequence[Piece], outputs: Sequence[Entry] | None) -> list[Entry]:
+        """Return the trained student of every piece."""
+
+        def compute(at: list[int]) -> list[Entry]:
+            some = None if outputs is None else [outputs[n] for n in at]
+            return train_students(_runs(pieces, at), some, self.fold, self.runtime)
+
+        return self._ready([self.pipeline(piece).student for piece in pieces], pieces, compute)
+
+    def _aligned(self, pieces: Sequence[Piece], teachers: Mapping[str, Sequence[Entry]]) -> list[Entry] | None:
+        stages = [stage for piece in pieces if (stage := self.pipeline(piece).alignment) is not None]
+        if not stages:
+            return None
+
+        def compute(at: list[int]) -> list[Entry]:
+            some = {name: [entries[n] for n in at] for name, entries in teachers.items()}
+            return align_teachers(_runs(pieces, at), some, self.fold, self.runtime)
+
+        return self._ready(stages, pieces, compute)
+
+    def _ready(self, stages: Sequence[Stage], pieces: Sequence[Piece], compute: Compute) -> list[Entry]:
+        self.runtime.barrier()
+        found: dict[str, Entry] = {}
+        missing: dict[str, int] = {}
+        reasons: dict[str, str] = {}
+        for number, stage in enumerate(stages):
+            if stage.key not in reasons:
+                entry, reasons[stage.key] = self.cache.read(stage)
+                if entry is None:
+                    missing[stage.key] = number
+                else:
+                    found[stage.key] = entry
+        if missing:
+            self.runtime.barrier()
+            for number, entry in zip(missing.values(), compute(list(missing.values())), strict=True):
+                found[stages[number].key] = entry
+                if self.runtime.rank == 0:
+                    self.cache.write(stages[number], entry)
+        for stage, piece in zip(stages, pieces, strict=True):
+            self._note(stage, piece, found[stage.key], reasons[stage.key], hit=stage.key not in missing)
+        return [found[stage.key] for stage in stages]
+
+    def _note(self, stage: Stage, piece: Piece, entry: Entry, reason: str, *, hit: bool) -> None:
+        if any(row.stage_key == stage.key and row.arm == piece.arm for row in self.rows):
+            return
+        row = StageRow(
+            stage_key=stage.key,
+            stage=stage.kind,
+            name=stage.name,
+            seed=piece.run.seed,
+            fold=piece.run.fold,
+            pair_id=piece.pair_id,
+            order_id=self.order_id,
+            arm=piece.arm,
+            cache_hit=hit,
+            reason=reason,
+            cpu_s=entry.facts.get("cpu_s"),
+            metrics=entry.facts.get("metrics", {}),
+            upstream=[before.key for before in stage.upstream],
+        )
+        self.rows.append(row)
+
+
+def _runs(pieces: Sequence[Piece], at: Sequence[int]) -> list[RunSettings]:
+    return [pieces[n].run for n in at]

@@ -1,0 +1,230 @@
+"""Execute an order: from settings and data to rows, wherever it runs.
+
+Nothing here knows Ray. An order's result is durable in the study folder before anybody is told of it.
+"""
+
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from mmdistill.pipeline.bench import Bench, Piece
+from mmdistill.pipeline.cache import Entry, StageCache
+from mmdistill.pipeline.evaluation import evaluate, logits_on, probabilities
+from mmdistill.pipeline.fold import Fold, opened, tensor_part
+from mmdistill.pipeline.order import Lane, Order
+from mmdistill.pipeline.stages import Pipeline
+from mmdistill.pipeline.studying import cohort_key, degenerate_note, student_network
+from mmdistill.records.finals import Final
+from mmdistill.records.rows import EpochRow, PredictionRow, TrialRow
+from mmdistill.records.study import StudyFolder
+from mmdistill.training.optimiser import load_lanes
+from mmdistill.training.runtime import Runtime
+
+
+def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runtime) -> str:
+    """Execute an order and commit its result; return ``complete``, ``failed`` or ``there already``.
+
+    An exception inside the order is written down as a failed attempt and never raised: it must not cost
+    the worker.
+    """
+    torch.set_num_threads(1)
+    if order.order_id in study.final_ids():
+        return "there already"
+    writes = runtime.rank == 0
+    attempt = study.begin_attempt(order.order_id) if writes else 0
+    try:
+        final = execute(order, cache, runtime)
+    except Exception as error:
+        if writes:
+            study.end_attempt(order.order_id, attempt, "failed", _last_line(error))
+        return "failed"
+    if writes:
+        study.put_final(final)
+        study.end_attempt(order.order_id, attempt, "complete")
+    return "complete"
+
+
+def execute(order: Order, cache: StageCache, runtime: Runtime) -> Final:
+    """Return the rows of an order."""
+    if order.kind == "stages":
+        return _prepare(order, cache, runtime)
+    results = [result for group in _groups(order.lanes) for result in _study_lanes(order, group, cache, runtime)]
+    return Final(
+        order.order_id,
+        order.kind,
+        trials=[result.trial for result in results],
+        stages=[row for result in results for row in result.bench.rows if result.is_first],
+        epochs=[row for result in results for row in result.epochs],
+        predictions=[row for result in results for row in result.predictions],
+    )
+
+
+def failed_final(order: Order, reason: str) -> Final:
+    """Return the rows of an order that was given up: it counts, and the study goes on."""
+    now = datetime.now(UTC)
+    results = [_trial(order, lane, None, Pipeline(lane.run, ""), "cpu", now) for lane in order.lanes]
+    return Final(order.order_id, order.kind, trials=[_with_error(trial, reason) for trial in results])
+
+
+@dataclass(frozen=True)
+class _Result:
+    trial: TrialRow
+    epochs: list[EpochRow]
+    predictions: list[PredictionRow]
+    bench: Bench
+    is_first: bool
+
+
+def _prepare(order: Order, cache: StageCache, runtime: Runtime) -> Final:
+    request = order.stages[0]
+    fold = opened(request.run.data, request.run.fold, False, str(runtime.device))  # noqa: FBT003
+    bench = Bench(order.order_id, cache, fold, runtime)
+    pieces = [Piece(r.run, r.pair_id) for r in order.stages]
+    if request.kind == "teacher":
+        bench.teacher(request.name, pieces)
+    else:
+        bench.outputs(pieces)
+    return Final(order.order_id, order.kind, stages=bench.rows)
+
+
+def _groups(lanes: Sequence[Lane]) -> Iterator[list[Lane]]:
+    groups: dict[str, list[Lane]] = {}
+    for lane in lanes:
+        groups.setdefault(cohort_key(lane.run), []).append(lane)
+    yield from groups.values()
+
+
+def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Runtime) -> list[_Result]:
+    started = datetime.now(UTC)
+    run = lanes[0].run
+    fold = opened(run.data, run.fold, order.kind == "test", str(runtime.device))
+    bench = Bench(order.order_id, cache, fold, runtime)
+    pieces = [Piece(lane.run, lane.pair_id, lane.arm) for lane in lanes]
+    outputs = bench.outputs(pieces)
+    students = bench.students(pieces, outputs)
+    prices = [0.0] * len(lanes) if outputs is None else [entry.facts["total_cpu_s"] for entry in outputs]
+    if order.kind == "test":
+        return _test(order, lanes, students, bench, prices)
+    results = []
+    for k, (lane, student) in enumerate(zip(lanes, students, strict=True)):
+        trial = _trial(order, lane, student, bench.pipeline(pieces[k]), str(runtime.device), started, prices[k])
+        results.append(_Result(trial, _epochs(lane, student), [], bench, k == 0))
+    return results
+
+
+def _trial(
+    order: Order,
+    lane: Lane,
+    student: Entry | None,
+    pipeline: Pipeline,
+    device: str,
+    started: datetime,
+    stage_cpu_s: float = 0.0,
+) -> TrialRow:
+    facts = {} if student is None else student.facts
+    shares = facts.get("selection", {})
+    diverged = facts.get("diverged")
+    return TrialRow(
+        trial_id=lane.trial_id,
+        order_id=order.order_id,
+        arm=lane.arm,
+        phase=lane.phase,
+        number=lane.number,
+        seed_index=lane.seed_index,
+        seed=lane.run.seed,
+        fold=lane.run.fold,
+        pair_id=lane.pair_id,
+        status="diverged" if diverged else "complete",
+        split="validation",
+        epoch=facts.get("epoch"),
+        metrics={} if diverged else facts.get("metrics", {}),
+        parameters=lane.parameters,
+        config_json=lane.run.model_dump_json(),
+        run_digest=pipeline.run.digest,
+        dataset=lane.run.data.dataset,
+        teachers=list(pipeline.run.networks()),
+        selection=shares,
+        note=degenerate_note(shares),
+        cpu_s=facts.get("cpu_s", 0.0),
+        stage_cpu_s=stage_cpu_s,
+        lanes=facts.get("lanes", len(order.lanes)),
+        error=diverged,
+        device=device,
+        host=socket.gethostname(),
+        started_at=started,
+        ended_at=datetime.now(UTC),
+    )
+
+
+def _with_error(trial: TrialRow, reason: str) -> TrialRow:
+    return replace(trial, status="failed", error=reason)
+
+
+def _epochs(lane: Lane, student: Entry) -> list[EpochRow]:
+    return [
+        EpochRow(trial_id=lane.trial_id, arm=lane.arm, phase=lane.phase, epoch=e, name=_curve(name), value=value)
+        for name, values in student.facts["curves"].items()
+        for e, value in enumerate(values)
+    ]
+
+
+def _curve(name: str) -> str:
+    return name.removeprefix("detail/")
+
+
+def _test(
+    order: Order, lanes: list[Lane], students: Sequence[Entry], bench: Bench, prices: Sequence[float]
+) -> list[_Result]:
+    started, clock = datetime.now(UTC), time.process_time()
+    fold = bench.fold
+    if fold.arrays.test is None:
+        raise ValueError("a test order was given data without test rows")
+    network = student_network([lane.run for lane in lanes], fold)
+    load_lanes(network, [student.tensors for student in students])
+    tensors = tensor_part(fold.arrays.test, fold.device)
+    metrics = evaluate(network, fold, fold.arrays.test, tensors, len(lanes))
+    logits = logits_on(network, tensors, len(lanes))
+    cpu_s = (time.process_time() - clock) / len(lanes)
+    results = []
+    for k, lane in enumerate(lanes):
+        facts = students[k].facts | {"metrics": metrics[k], "cpu_s": cpu_s, "curves": {}}
+        piece = Piece(lane.run, lane.pair_id, lane.arm)
+        measured = Entry({}, facts)
+        trial = _trial(order, lane, measured, bench.pipeline(piece), str(fold.device), started, prices[k])
+        trial = replace(trial, split="test")
+        results.append(_Result(trial, [], _predictions(lane, fold, logits[k]), bench, k == 0))
+    return results
+
+
+def _predictions(lane: Lane, fold: Fold, logits_NC: np.ndarray) -> list[PredictionRow]:  # type: ignore[type-arg]
+    part = fold.arrays.test
+    assert part is not None
+    classes = fold.task == "classification"
+    return [
+        PredictionRow(
+            trial_id=lane.trial_id,
+            arm=lane.arm,
+            pair_id=lane.pair_id,
+            seed_index=lane.seed_index or 0,
+            fold=lane.run.fold,
+            row=str(row),
+            unit=str(unit),
+            label=float(label) if classes else float(label[0]) if len(label) == 1 else float("nan"),
+            targets=[] if classes else [float(t) for t in label],
+            outputs=[float(p) for p in outputs],
+        )
+        for row, unit, label, outputs in zip(
+            part.rows, part.groups, part.labels, probabilities(fold, logits_NC), strict=True
+        )
+    ]
+
+
+def _last_line(error: BaseException) -> str:
+    return traceback.format_exception_only(error)[-1].strip()
+

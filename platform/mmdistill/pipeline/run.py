@@ -1,0 +1,190 @@
+"""The settings of one run, and what they mean for its networks."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from mmdistill.data.opening import DataSettings
+from mmdistill.models.network import NetworkSettings
+from mmdistill.registry import unknown_name
+from mmdistill.settings import Range, Settings, declared_ranges
+from mmdistill.terms import TERMS, TermSettings
+from mmdistill.terms.base import Task
+from mmdistill.training.optimiser import OptimiserSettings
+
+RESERVED = ("each", "joint", "student", "privileged")
+
+
+class TeacherSettings(Settings):
+    """Which networks teach, and how they are trained.
+
+    A name in ``pool`` is a modality, modalities joined by ``+``, or one of: ``each`` (one network per
+    privileged modality), ``joint`` (the student's modalities and the privileged ones), ``student`` (the
+    student's own, for self-distillation), ``privileged`` (the privileged ones together).
+    """
+
+    pool: tuple[str, ...] = ()
+    training: Literal["frozen", "joint"] = "frozen"
+    task_weight: Annotated[float, Field(ge=0)] = 1.0
+    epochs: Annotated[int, Field(ge=1)] = 40
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    out_of_fold: Annotated[int, Field(ge=2, le=20)] = 5
+
+
+class AlignmentSettings(Settings):
+    """Self-distillation between the teachers before they teach (MT-PKDOT, equation 1)."""
+
+    kind: Literal["none", "adapters"] = "none"
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    epochs: Annotated[int, Field(ge=1)] = 40
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+
+
+class SelectionSettings(Settings):
+    """Which teacher a row or a batch learns from, and on what evidence.
+
+    ``batch`` on ``in_sample`` evidence is the published code; it picks the most over-fitted teacher.
+    Rows without a label follow the teacher that is best on the labelled rows (inferred).
+    """
+
+    policy: Literal["sample", "batch"] = "sample"
+    evidence: Literal["out_of_fold", "in_sample"] = "out_of_fold"
+
+
+class RunSettings(Settings):
+    """One complete pipeline from data to metrics."""
+
+    data: DataSettings
+    network: NetworkSettings = NetworkSettings()
+    teachers: TeacherSettings = TeacherSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    selection: SelectionSettings = SelectionSettings()
+    terms: dict[str, SerializeAsAny[TermSettings]] = {}
+    optimiser: OptimiserSettings = OptimiserSettings()
+    epochs: Annotated[int, Field(ge=1)] = 40
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    fold: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _knows_its_terms(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: _term_settings(name, settings) for name, settings in value.items()}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = list(_contradictions(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def active_terms(self) -> dict[str, TermSettings]:
+        """Return the terms with a weight above 0, in alphabetical order."""
+        return {name: self.terms[name] for name in sorted(self.terms) if self.terms[name].weight > 0}
+
+    def networks(self) -> dict[str, tuple[str, ...]]:
+        """Return the modalities of each teacher of the pool, by name."""
+        data, found = self.data, {}
+        for name in self.teachers.pool:
+            if name == "each":
+                found |= {modality: (modality,) for modality in data.privileged}
+            else:
+                found[name] = network_modalities(name, data)
+        return found
+
+    def needs_auxiliary(self) -> bool:
+        """Return whether a term asks for a network on the privileged modalities only."""
+        return any("auxiliary" in TERMS[name].needs for name in self.active_terms())
+
+    def trains_teacher(self) -> bool:
+        """Return whether the teacher is trained together with the student."""
+        return self.teachers.training == "joint"
+
+
+def network_modalities(name: str, data: DataSettings) -> tuple[str, ...]:
+    """Return the modalities a network of that name sees, in alphabetical order."""
+    named = {
+        "joint": data.student + data.privileged,
+        "student": data.student,
+        "privileged": data.privileged,
+    }
+    return tuple(sorted(named[name] if name in named else name.split("+")))
+
+
+def _term_settings(name: str, settings: Any) -> Any:
+    if isinstance(settings, TermSettings):
+        return settings
+    if name not in TERMS:
+        problem = unknown_name("term", name, "terms", list(TERMS))
+        raise ValueError(f"{problem.rule}: {problem.mend}")
+    try:
+        return TERMS[name].settings_type.model_validate(settings)
+    except ValidationError as error:
+        details = [f"`{'.'.join(map(str, d['loc']))}`: {d['msg']} (got {d['input']!r})" for d in error.errors()]
+        raise ValueError(f"term {name}: {', '.join(details)}") from error
+
+
+def _contradictions(run: RunSettings) -> list[str]:
+    data, terms = run.data, run.active_terms()
+    known = set(data.student) | set(data.privileged)
+    problems = []
+    for name in run.teachers.pool:
+        foreign = set() if name in RESERVED else set(name.split("+")) - known
+        if foreign:
+            mend = f"name modalities of data.student or data.privileged, or one of {', '.join(RESERVED)}"
+            problems.append(f"teachers.pool: {name!r} is no teacher of this run ({mend})")
+        if name in {"each", "joint", "privileged"} and not data.privileged:
+            problems.append(f"teachers.pool: {name!r} needs privileged modalities, and data.privileged is empty")
+    needy = [name for name in terms if "teacher" in TERMS[name].needs]
+    if needy and not run.teachers.pool:
+        problems.append(f"terms.{needy[0]} needs a teacher, and teachers.pool is empty")
+    if run.trains_teacher() and len(run.teachers.pool) != 1:
+        problems.append(f"a jointly trained teacher must be the only one, but the pool is {run.teachers.pool}")
+    if run.needs_auxiliary() and not run.trains_teacher():
+        problems.append("an auxiliary network needs `teachers.training = \"joint\"`")
+    if run.needs_auxiliary() and not data.privileged:
+        problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
+    if run.alignment.kind != "none" and "joint" not in run.teachers.pool:
+        problems.append("alignment pulls the other teachers to the `joint` one, which is not in teachers.pool")
+    anchors = getattr(terms.get("transport"), "k", 0)
+    if anchors >= run.batch_size:
+        problems.append(f"terms.transport.k must be below batch_size, but is {anchors} of {run.batch_size}")
+    return problems
+
+
+def canonical(run: RunSettings) -> RunSettings:
+    """Return the run with everything that changes nothing at its default, so that equal runs look equal."""
+    changes: dict[str, Any] = {"terms": {n: _without_dead(s) for n, s in run.active_terms().items()}}
+    if not run.active_terms():
+        changes["teachers"] = TeacherSettings()
+    several = len(run.networks()) > 1 and bool(run.active_terms())
+    if not several:
+        changes |= {"selection": SelectionSettings(), "alignment": AlignmentSettings()}
+    elif run.alignment.kind == "none":
+        changes["alignment"] = AlignmentSettings()
+    return run.model_copy(update=changes)
+
+
+def _without_dead(settings: TermSettings) -> TermSettings:
+    defaults = type(settings)()
+    # An infinite value is what makes its own field dead to a search: it still says what the term is.
+    names = [n for n in settings.dead() if getattr(settings, n) not in {math.inf, -math.inf}]
+    return settings.model_copy(update={n: getattr(defaults, n) for n in names})
+
+
+def live_ranges(run: RunSettings, task: Task) -> dict[str, Range]:
+    """Return the declared ranges of the settings that matter in this run, by dotted path."""
+    active = run.active_terms()
+    dead = {f"terms.{name}.{field}" for name, settings in active.items() for field in settings.dead()}
+    if task == "regression":
+        dead.add("optimiser.label_smoothing")
+    return {
+        path: found
+        for path, found in declared_ranges(run).items()
+        if path not in dead and (not path.startswith("terms.") or path.split(".")[1] in active)
+    }

@@ -1,0 +1,217 @@
+"""The shared stages: teachers with their out-of-fold copies, alignment, outputs on the training rows.
+
+Axes: V variants of one teacher (the first saw every labelled row, variant f all but inner fold f), K lanes
+(stages x variants), N rows, D width, C outputs, M teachers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdistill.models.network import Network, Outputs
+from mmdistill.pipeline.cache import Entry
+from mmdistill.pipeline.fold import Fold
+from mmdistill.pipeline.run import RunSettings, network_modalities
+from mmdistill.randomness import derive_seed
+from mmdistill.training.batches import BatchOrder
+from mmdistill.training.loop import Fitted, Plan, fit
+from mmdistill.training.objectives import (
+    AlignedTeachers,
+    AlignmentObjective,
+    Streams,
+    SupervisedObjective,
+    TensorPart,
+    criterion,
+    outputs_on,
+)
+from mmdistill.training.optimiser import load_lanes
+from mmdistill.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The variants of each run's teachers: which rows each saw, and which rows each was kept from.
+
+    Attributes:
+        rows: the labelled rows each lane trains on, runs x variants, runs first.
+        inner_N: per run the inner fold of each row, -1 without a label.
+    """
+
+    rows: list[Tensor]
+    inner_N: list[np.ndarray]  # type: ignore[type-arg]
+    count: int
+
+    @classmethod
+    def of(cls, runs: Sequence[RunSettings], fold: Fold) -> "Variants":
+        """Draw the label rows and inner folds of some runs."""
+        rows, inner = [], []
+        count = runs[0].teachers.out_of_fold
+        for run in runs:
+            labelled = fold.labelled(run.data.label_fraction, run.seed)
+            held_out = fold.held_out(labelled, count, run.seed)
+            inner.append(held_out)
+            seen = [labelled] + [labelled & (held_out != f) for f in range(count)]
+            rows += [torch.from_numpy(np.flatnonzero(mask)) for mask in seen]
+        return cls(rows, inner, count + 1)
+
+    def seeds(self, runs: Sequence[RunSettings], role: str) -> list[int]:
+        """Return one seed per lane."""
+        return [derive_seed(run.seed, role, v) for run in runs for v in range(self.count)]
+
+    def batches(self, runs: Sequence[RunSettings], role: str) -> tuple[BatchOrder, int]:
+        """Return the batches of the labelled rows and the steps of an epoch."""
+        size = runs[0].batch_size
+        steps = max(1, max(len(rows) for rows in self.rows) // size)
+        return BatchOrder(self.rows, self.seeds(runs, f"{role} batches"), size), steps
+
+
+def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime) -> list[Entry]:
+    """Train the network called ``name`` of every run, all variants of all runs in one cohort.
+
+    The runs must agree in everything but the seed. An entry holds the weights by parameter, [V, ...].
+    """
+    run, variants = runs[0], Variants.of(runs, fold)
+    modalities = network_modalities(name, run.data)
+    seeds = variants.seeds(runs, f"teacher {'+'.join(modalities)}")
+    network = Network(fold.widths(modalities), fold.outputs, run.network, seeds).to(fold.device)
+    smoothing = torch.full((len(seeds),), run.teachers.label_smoothing, device=fold.device)
+    objective = SupervisedObjective(network, fold.train, fold.validation, fold.task, smoothing, runtime)
+    batches, steps = variants.batches(runs, "teacher")
+    rate, decay = (torch.full_like(smoothing, v) for v in (run.teachers.learning_rate, run.teachers.weight_decay))
+    fitted = fit(objective, Plan(batches, run.teachers.epochs, steps, rate, decay, "cosine"), runtime)
+    with torch.no_grad():
+        scores = objective.validation()
+    return _entries(fitted, variants.count, [_scores(scores, s * variants.count) for s in range(len(runs))])
+
+
+def align_teachers(
+    runs: Sequence[RunSettings], teachers: Mapping[str, Sequence[Entry]], fold: Fold, runtime: Runtime
+) -> list[Entry]:
+    """Align the set of teachers of every run; ``teachers`` holds each network's entries, one per run."""
+    run, variants = runs[0], Variants.of(runs, fold)
+    networks = _loaded(runs, teachers, fold)
+    joint = networks.pop("joint")
+    aligned = AlignedTeachers(tuple(networks), joint, fold.outputs, variants.seeds(runs, "alignment"))
+    aligned.to(fold.device).requires_grad_(True)
+    lanes = len(runs) * variants.count
+    train = _streams(networks, joint, fold.train, lanes)
+    validation = _streams(networks, joint, fold.validation, lanes)
+    objective = AlignmentObjective(aligned, train, validation, fold.task, run.alignment.weight)
+    batches, steps = variants.batches(runs, "alignment")
+    rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
+    plan = Plan(batches, run.alignment.epochs, steps, rate, torch.zeros_like(rate), "cosine")
+    fitted = fit(objective, plan, runtime)
+    with torch.no_grad():
+        scores = objective.validation()
+    return _entries(fitted, variants.count, [_scores(scores, s * variants.count) for s in range(len(runs))])
+
+
+def teacher_outputs(
+    runs: Sequence[RunSettings],
+    teachers: Mapping[str, Sequence[Entry]],
+    alignment: Sequence[Entry] | None,
+    fold: Fold,
+) -> list[Entry]:
+    """Return what every run's teachers say about the training rows.
+
+    An entry holds ``features`` [M, N, D] and ``logits`` [M, N, C] of the teachers that saw every labelled
+    row, and ``held_out`` [M, N, C]: at each labelled row the logits of the variant that did not see it.
+    """
+    variants = Variants.of(runs, fold)
+    lanes = len(runs) * variants.count
+    networks = _loaded(runs, teachers, fold)
+    names = tuple(networks)
+    with torch.no_grad():
+        train = _named_outputs(networks, alignment, fold, fold.train, lanes, variants, runs)
+        seen = _named_outputs(networks, alignment, fold, fold.validation, lanes, variants, runs)
+    entries = []
+    for s in range(len(runs)):
+        first = s * variants.count
+        held_out = [_held_out(train[name].logits_KBC, variants.inner_N[s], first) for name in names]
+        tensors = {
+            "features": torch.stack([train[name].features_KBD[first] for name in names]),
+            "logits": torch.stack([train[name].logits_KBC[first] for name in names]),
+            "held_out": torch.stack(held_out),
+        }
+        facts = {"teachers": list(names), "metrics": _all_scores(seen, fold, first)}
+        entries.append(Entry(tensors, facts))
+    return entries
+
+
+def _named_outputs(
+    networks: Mapping[str, Network],
+    alignment: Sequence[Entry] | None,
+    fold: Fold,
+    part: TensorPart,
+    lanes: int,
+    variants: Variants,
+    runs: Sequence[RunSettings],
+) -> dict[str, Outputs]:
+    if alignment is None:
+        return {name: outputs_on(network, part, lanes) for name, network in networks.items()}
+    others = {name: network for name, network in networks.items() if name != "joint"}
+    aligned = AlignedTeachers(
+        tuple(others), networks["joint"], fold.outputs, variants.seeds(runs, "alignment")
+    )
+    load_lanes(aligned, [entry.tensors for entry in alignment])
+    aligned.to(fold.device)
+    streams = _streams(others, networks["joint"], part, lanes)
+    found = aligned(streams.unimodal, streams.joint)
+    return {name: found[name] for name in networks}
+
+
+def _held_out(logits_KNC: Tensor, inner_N: np.ndarray, first: int) -> Tensor:  # type: ignore[type-arg]
+    lane_N = torch.from_numpy(inner_N).to(logits_KNC.device) + 1 + first
+    rows_N = torch.arange(logits_KNC.shape[1], device=logits_KNC.device)
+    return logits_KNC[lane_N, rows_N]
+
+
+def _loaded(
+    runs: Sequence[RunSettings], teachers: Mapping[str, Sequence[Entry]], fold: Fold
+) -> dict[str, Network]:
+    """Return the networks of all runs' pools, every variant of every run a lane."""
+    run, found = runs[0], {}
+    for name, modalities in run.networks().items():
+        lanes = len(runs) * (run.teachers.out_of_fold + 1)
+        network = Network(fold.widths(modalities), fold.outputs, run.network, [0] * lanes)
+        load_lanes(network, [entry.tensors for entry in teachers[name]])
+        found[name] = network.to(fold.device).requires_grad_(False)
+    return found
+
+
+@torch.no_grad()
+def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, lanes: int) -> Streams:
+    unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
+    inputs = {name: part.inputs[name].expand(lanes, *part.inputs[name].shape) for name in joint.modalities}
+    return Streams(unimodal, {name: joint.encoders[name](inputs[name]) for name in joint.modalities}, part.labels)
+
+
+def _entries(fitted: Fitted, variants: int, metrics: Sequence[dict[str, float]]) -> list[Entry]:
+    share = fitted.cpu_s / len(metrics)
+    entries = []
+    for s, found in enumerate(metrics):
+        lanes = [fitted.parameters.lane(s * variants + v) for v in range(variants)]
+        tensors = {name: torch.cat([lane[name] for lane in lanes]) for name in lanes[0]}
+        bad = [reason for lane, reason in fitted.diverged.items() if lane // variants == s]
+        entries.append(Entry(tensors, {"metrics": found, "cpu_s": share, "diverged": bad}))
+    return entries
+
+
+def _scores(scores: Mapping[str, Tensor], lane: int) -> dict[str, float]:
+    return {f"validation_{n}": float(v[lane]) for n, v in scores.items() if n != "criterion"}
+
+
+def _all_scores(seen: Mapping[str, Outputs], fold: Fold, lane: int) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, outputs in seen.items():
+        logits = outputs.logits_KBC[lane : lane + 1]
+        for score, value in criterion(fold.task, logits, fold.validation.labels).items():
+            if score != "criterion":
+                metrics[f"{name}_{score}"] = float(value[0])
+    return metrics
+
+
+__all__ = ["align_teachers", "teacher_outputs", "train_teachers"]

@@ -1,0 +1,181 @@
+"""The tables of a study: live from its records, or compacted to one Parquet file each."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from mmdistill.errors import StudyError
+from mmdistill.records.finals import parquet_bytes, parquet_table
+from mmdistill.records.rows import (
+    TABLES,
+    AttemptRow,
+    EpochRow,
+    OpeningRow,
+    PredictionRow,
+    StageRow,
+    StudyRow,
+    TrialRow,
+    arrow_table,
+)
+from mmdistill.records.schema import SCHEMA_VERSION
+from mmdistill.records.shelf import Shelf
+from mmdistill.records.store import file_names, read_verified, replace_atomically, sha256_of
+from mmdistill.records.study import StudyFolder
+
+# Metrics that may differ between two runs of one study, beside the columns in `Row.varying`.
+_VARYING_METRICS = ("latency",)
+# What a table is made of; a manifest that names all these files is up to date.
+_SOURCES = ("finals", "attempts", "openings")
+
+
+class CompactFile(NamedTuple):
+    """One file of ``compact/``.
+
+    Attributes:
+        table: the table's name.
+        file: the file's name.
+        rows: how many rows it holds.
+        bytes: its size.
+        sha256: of its content.
+    """
+
+    table: str
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(NamedTuple):
+    """What ``compact/`` holds, and what it was made from.
+
+    Attributes:
+        number: from 1; the highest one counts.
+        schema_version: that of all files.
+        files: one per table.
+        sources: names of the records that went in, by folder.
+    """
+
+    number: int
+    schema_version: int
+    files: tuple[CompactFile, ...]
+    sources: dict[str, list[str]]
+
+
+def tables(folder: StudyFolder) -> dict[str, pa.Table]:
+    """Return every table, from the records, sorted by the columns in ``Row.order``.
+
+    Raises:
+        StudyError: naming a record or a side file that is torn, damaged or altered.
+    """
+    finals = list(folder.finals())
+    live = {
+        "trials": arrow_table(TrialRow, [row for final in finals for row in final.trials]),
+        "stages": arrow_table(StageRow, [row for final in finals for row in final.stages]),
+        "epochs": pa.concat_tables(
+            [arrow_table(EpochRow, []), *(folder.side(final, "curves") for final in finals)]
+        ),
+        "predictions": pa.concat_tables(
+            [arrow_table(PredictionRow, []), *(folder.side(final, "predictions") for final in finals)]
+        ),
+        "attempts": arrow_table(AttemptRow, folder.attempts()),
+        "studies": arrow_table(StudyRow, [folder.row]),
+        "test_openings": arrow_table(OpeningRow, folder.openings()),
+    }
+    return {name: _sorted(name, table) for name, table in live.items()}
+
+
+def _sorted(name: str, table: pa.Table) -> pa.Table:
+    return table.sort_by([(column, "ascending") for column in TABLES[name].order]).combine_chunks()
+
+
+def compact(folder: StudyFolder) -> Manifest:
+    """Write every table to ``compact/``, then a manifest; return the manifest, the old one if it still holds.
+
+    The same records give the same bytes. For the driver only: readers may be there, other writers not.
+    """
+    there = _newest(folder)
+    if there is not None:
+        return there[0]
+    sources = _sources(folder)
+    files = [_written(folder, name, table) for name, table in tables(folder).items()]
+    shelf = _manifests(folder)
+    number = max(_numbers(shelf), default=0) + 1
+    manifest = Manifest(number, SCHEMA_VERSION, tuple(files), sources)
+    shelf.put(str(number), {**manifest._asdict(), "files": [file._asdict() for file in files]})
+    return manifest
+
+
+def latest(folder: StudyFolder) -> dict[str, pa.Table]:
+    """Return every table: the compact ones if they verify and miss no record, else those of the records."""
+    there = _newest(folder)
+    if there is None:
+        return tables(folder)
+    return {file.table: parquet_table(there[1][file.table]) for file in there[0].files}
+
+
+def _newest(folder: StudyFolder) -> tuple[Manifest, dict[str, bytes]] | None:
+    """Return the newest manifest and the content of its files, if it is whole and up to date."""
+    shelf = _manifests(folder)
+    try:
+        manifest = _manifest(shelf[str(max(_numbers(shelf)))])
+        if manifest.schema_version != SCHEMA_VERSION or manifest.sources != _sources(folder):
+            return None
+        root = folder.root / "compact"
+        return manifest, {file.table: read_verified(root / file.file, file.sha256) for file in manifest.files}
+    except (ValueError, KeyError, TypeError, StudyError):
+        return None  # Derived files: whatever is wrong with them, the records have the answer.
+
+
+def _manifest(body: Mapping[str, Any]) -> Manifest:
+    return Manifest(**{**body, "files": tuple(CompactFile(**file) for file in body["files"])})
+
+
+def _manifests(folder: StudyFolder) -> Shelf:
+    return Shelf(folder.root / "manifest")
+
+
+def _numbers(shelf: Shelf) -> list[int]:
+    return [int(name) for name in shelf if name.isdigit()]
+
+
+def _sources(folder: StudyFolder) -> dict[str, list[str]]:
+    return {name: file_names(folder.root / name) for name in _SOURCES}
+
+
+def _written(folder: StudyFolder, name: str, table: pa.Table) -> CompactFile:
+    content = parquet_bytes(table)
+    file = f"{name}.parquet"
+    replace_atomically(folder.root / "compact" / file, content)
+    return CompactFile(name, file, table.num_rows, len(content), sha256_of(content))
+
+
+def scientific(table: pa.Table) -> pa.Table:
+    """Return a table without what may differ between two runs of one study: times, hosts, latencies."""
+    name = table.schema.metadata[b"mmdistill.table"].decode()
+    kept = table.drop_columns([column for column in TABLES[name].varying if column in table.column_names])
+    if "metrics" not in kept.column_names:
+        return kept
+    place = kept.column_names.index("metrics")
+    return kept.set_column(place, "metrics", _without_varying(kept["metrics"].combine_chunks()))
+
+
+def _without_varying(metrics: pa.Array) -> pa.Array:
+    names = [field.name for field in metrics.type if not any(odd in field.name for odd in _VARYING_METRICS)]
+    if not names:
+        return pa.StructArray.from_arrays([pa.nulls(len(metrics), pa.string())], names=["none"])
+    return pa.StructArray.from_arrays([metrics.field(name) for name in names], names)
+
+
+def content_hash(found: Mapping[str, pa.Table]) -> str:
+    """Return the SHA-256 of the scientific content of the tables.
+
+    ``attempts`` does not count: how often something was begun is no result. Comparable between tables
+    written by the same version of pyarrow.
+    """
+    parts = [
+        parquet_bytes(scientific(_sorted(name, found[name]))) for name in sorted(set(found) - {"attempts"})
+    ]
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -1,0 +1,147 @@
+"""From paired evidence to claims: adjusted for their number, judged, and said in one sentence."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mmdistill.reports.evidence import Paired, Scheme
+from mmdistill.statistics import ALPHA, Interval, Verdict, false_discovery, holm, smallest_p, verdict
+
+
+class Question(NamedTuple):
+    """A pair of arms to compare; exploratory where no question was planned."""
+
+    arm: str
+    against: str
+    text: str | None = None
+
+
+class Claim(NamedTuple):
+    """The difference ``arm`` minus ``against`` in the score (higher is better), and what it allows to say.
+
+    Attributes:
+        arm: the first arm.
+        against: the arm it is compared with.
+        question: the planned question; None for an exploratory comparison.
+        seeds: difference with its 95 % interval over replicates.
+        crossed: difference with its 95 % interval over seeds x test units.
+        p: unadjusted, two-sided.
+        adjusted_p: Holm within the planned family, Benjamini-Hochberg within the exploratory one.
+        verdict: None before the test split was opened.
+        missing: pairs that only one of the two arms finished.
+    """
+
+    arm: str
+    against: str
+    question: str | None
+    seeds: Interval
+    crossed: Interval
+    p: float
+    adjusted_p: float
+    verdict: Verdict | None
+    missing: tuple[str, ...]
+
+
+Compare = Callable[[str, str], Paired]
+
+
+def planned_claims(
+    questions: Sequence[Question], compare: Compare, *, margin: float, judged: bool
+) -> list[Claim]:
+    """Return one claim per planned contrast, Holm-adjusted within them."""
+    return _claims(questions, compare, holm, margin=margin, judged=judged)
+
+
+def exploratory_claims(
+    questions: Sequence[Question], compare: Compare, *, margin: float, judged: bool
+) -> list[Claim]:
+    """Return one claim per comparison that nobody planned, Benjamini-Hochberg-adjusted within them."""
+    return _claims(questions, compare, false_discovery, margin=margin, judged=judged)
+
+
+def _claims(
+    questions: Sequence[Question],
+    compare: Compare,
+    adjust: Callable[[Sequence[float]], list[float]],
+    *,
+    margin: float,
+    judged: bool,
+) -> list[Claim]:
+    evidence = [compare(question.arm, question.against) for question in questions]
+    adjusted = adjust([found.p for found in evidence])
+    return [
+        Claim(
+            arm=question.arm,
+            against=question.against,
+            question=question.text,
+            seeds=found.seeds,
+            crossed=found.crossed,
+            p=found.p,
+            adjusted_p=p,
+            verdict=_judged(found, margin, p) if judged else None,
+            missing=found.missing,
+        )
+        for question, found, p in zip(questions, evidence, adjusted, strict=True)
+    ]
+
+
+def _judged(found: Paired, margin: float, p: float) -> Verdict:
+    wide, narrow = (found.seeds, found.crossed), (found.seeds_90, found.crossed_90)
+    return verdict(wide, narrow, margin=margin, p=p)
+
+
+def sentence(claim: Claim, *, scheme: Scheme, margin: float) -> str:
+    """Return the claim as a question and its answer with the numbers."""
+    question = claim.question or f"{claim.arm} against {claim.against}?"
+    if not claim.seeds.n:
+        return f"{question} Not known yet: {claim.arm} and {claim.against} share no finished pair."
+    return f"{question} {_answer(claim, margin)} ({_numbers(claim, scheme)})."
+
+
+def _answer(claim: Claim, margin: float) -> str:
+    difference = claim.seeds.mean
+    ours, theirs, size = claim.arm, claim.against, f"{abs(difference):.3f}"
+    answers = {
+        "helps": f"Yes: {ours} beats {theirs} by {size}",
+        "harms": f"No, it harms: {ours} falls behind {theirs} by {size}",
+        "equivalent": f"No: {ours} equals {theirs} within {margin:g}, difference {difference:+z.3f}",
+        "cannot tell": f"Cannot tell: {ours} minus {theirs} is {difference:+z.3f}",
+        None: f"Not tested yet: on validation {ours} minus {theirs} is {difference:+z.3f}",
+    }
+    return answers[claim.verdict]
+
+
+def _numbers(claim: Claim, scheme: Scheme) -> str:
+    sign = -1 if claim.verdict == "harms" else 1
+    parts = [
+        _range(scheme.replicate, claim.seeds, sign),
+        _range(f"seeds x {scheme.unit}", claim.crossed, sign),
+        f"n = {claim.seeds.n}",
+    ]
+    if claim.verdict is not None and not math.isnan(claim.p):
+        kind = "Holm p" if claim.question else "adjusted p"
+        parts.append(f"{kind} = {claim.adjusted_p:.2g}")
+    return ", ".join(parts)
+
+
+def _range(name: str, interval: Interval, sign: int) -> str:
+    """Return an interval in words; of a harm as the size of the loss, like the number before it."""
+    if math.isnan(interval.low):
+        return f"{name}: no interval"
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    return f"{name} {low:z.3f} to {high:z.3f}"
+
+
+def too_few(claims: Sequence[Claim], scheme: Scheme) -> str | None:
+    """Return a warning if the exact test cannot reach .05 with the smallest n among the claims."""
+    if not claims or scheme.replicate == "folds":
+        return None
+    n, family = min(claim.seeds.n for claim in claims), len(claims)
+    floor = smallest_p(n) * family
+    if floor < ALPHA:
+        return None
+    enough = next(more for more in range(n + 1, 64) if smallest_p(more) * family < ALPHA)
+    return (
+        f"n = {n} is too small: the exact sign-flip test of {family} planned contrast(s) cannot go below "
+        f"p = {min(floor, 1.0):.2g} after Holm; n = {enough} could reach {ALPHA:g}"
+    )

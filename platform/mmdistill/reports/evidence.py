@@ -1,0 +1,204 @@
+"""What the records say about one arm and about two arms side by side.
+
+Axes: N prediction rows, R runs, U test units, Q moments (:mod:`mmdistill.statistics`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmdistill.statistics import (
+    Array,
+    Interval,
+    Score,
+    concordance,
+    corrected_resampled_t,
+    crossed_score_bootstrap,
+    ratio,
+    sign_flip_test,
+    t_interval,
+)
+
+Trial = Mapping[str, Any]
+_NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
+# Scores that are a function of sums over rows, so that predictions can be resampled.
+_SCORES: dict[str, Score] = {"accuracy": ratio, "ccc": concordance}
+
+
+class Scheme(NamedTuple):
+    """What counts as one replicate; decided once for the whole study, never seeds x folds.
+
+    Attributes:
+        replicate: ``seeds`` with one fold; ``subjects`` where each fold tests one unit (seeds averaged
+            within it); else ``folds`` (seeds averaged within a fold).
+        test_share: test rows per training row, for the corrected t of overlapping folds; else 0.
+        unit: what is resampled, ``rows`` or ``groups``.
+    """
+
+    replicate: Literal["seeds", "folds", "subjects"]
+    test_share: float
+    unit: Literal["rows", "groups"]
+
+
+class Cells(NamedTuple):
+    """The predictions of one arm, summed per run and test unit."""
+
+    run_of_pair: Mapping[str, int]
+    moments_RUQ: Array
+
+
+class Arm(NamedTuple):
+    """The results of one arm: its usable runs by pair, and their cells where predictions were kept."""
+
+    runs: Mapping[str, Trial]
+    cells: Cells | None
+
+
+class Paired(NamedTuple):
+    """The paired difference of two arms (first minus second), before any adjustment for their number.
+
+    Attributes:
+        seeds: 95 % interval over replicates.
+        crossed: 95 % interval over seeds x test units.
+        seeds_90: as ``seeds``, for the equivalence test.
+        crossed_90: as ``crossed``, for the equivalence test.
+        p: exact sign-flip test over replicates; of folds the corrected resampled t test.
+        missing: pairs that only one of the two has.
+    """
+
+    seeds: Interval
+    crossed: Interval
+    seeds_90: Interval
+    crossed_90: Interval
+    p: float
+    missing: tuple[str, ...]
+
+
+def scheme_of(trials: Sequence[Trial], predictions: pa.Table) -> Scheme:
+    """Return what counts as one replicate among these runs."""
+    folds = {trial["fold"] for trial in trials}
+    grouped = bool(pc.any(pc.not_equal(predictions["unit"], predictions["row"])).as_py())
+    unit: Literal["rows", "groups"] = "groups" if grouped else "rows"
+    if len(folds) < 2:
+        return Scheme("seeds", 0.0, unit)
+    cells = set(zip(predictions["fold"].to_pylist(), predictions["unit"].to_pylist(), strict=True))
+    if len(cells) == len(folds) == len({unit for _, unit in cells}):
+        return Scheme("subjects", 0.0, unit)
+    return Scheme("folds", 1 / (len(folds) - 1), unit)
+
+
+def replicates(values: Mapping[str, float], runs: Mapping[str, Trial], scheme: Scheme) -> list[float]:
+    """Return one value per replicate from one value per pair."""
+    if scheme.replicate == "seeds":
+        return list(values.values())
+    by_fold: dict[int, list[float]] = {}
+    for pair, value in values.items():
+        by_fold.setdefault(runs[pair]["fold"], []).append(value)
+    return [float(np.mean(by_fold[fold])) for fold in sorted(by_fold)]
+
+
+def mean_interval(values: Mapping[str, float], runs: Mapping[str, Trial], scheme: Scheme) -> Interval:
+    """Return the mean of one value per pair with its 95 % interval over replicates."""
+    return t_interval(replicates(values, runs, scheme), test_share=scheme.test_share)
+
+
+def paired(arm: Arm, against: Arm, *, score: str, scheme: Scheme, seed: int) -> Paired:
+    """Return what the pairs that both arms finished say about their difference in ``score``."""
+    pairs = sorted(arm.runs.keys() & against.runs.keys())
+    missing = tuple(sorted(arm.runs.keys() ^ against.runs.keys()))
+    difference = {
+        pair: arm.runs[pair]["metrics"][score] - against.runs[pair]["metrics"][score] for pair in pairs
+    }
+    values = replicates(difference, arm.runs, scheme)
+    wide, p = corrected_resampled_t(values, scheme.test_share)
+    narrow, _ = corrected_resampled_t(values, scheme.test_share, level=0.90)
+    if scheme.replicate != "folds":
+        p = sign_flip_test(values) if values else float("nan")
+    crossed, crossed_90 = _crossed(arm, against, pairs, score, seed)
+    return Paired(wide, crossed, narrow, crossed_90, p, missing)
+
+
+def _crossed(
+    arm: Arm, against: Arm, pairs: Sequence[str], score: str, seed: int
+) -> tuple[Interval, Interval]:
+    ours, theirs = (_moments(side, pairs) for side in (arm, against))
+    if ours is None or theirs is None or not np.array_equal(ours[..., 0], theirs[..., 0]):
+        return _NONE, _NONE
+    _, seed_R = np.unique([arm.runs[pair]["seed_index"] or 0 for pair in pairs], return_inverse=True)
+    drawn = crossed_score_bootstrap(ours, theirs, seed_R, _SCORES[score], seed=seed)
+    return drawn.interval(0.95), drawn.interval(0.90)
+
+
+def _moments(arm: Arm, pairs: Sequence[str]) -> Array | None:
+    if not pairs or arm.cells is None or any(pair not in arm.cells.run_of_pair for pair in pairs):
+        return None
+    return arm.cells.moments_RUQ[[arm.cells.run_of_pair[pair] for pair in pairs]]
+
+
+def cells_by_arm(predictions: pa.Table, score: str) -> dict[str, Cells]:
+    """Return the moments of every arm's runs, over one common list of units.
+
+    Args:
+        predictions: rows of the runs to compare, any order.
+        score: ``accuracy`` or ``ccc``; of another score there are no moments, and no crossed interval.
+    """
+    if score not in _SCORES or not predictions.num_rows:
+        return {}
+    moments_NQ = (_hits if score == "accuracy" else _products)(predictions)
+    unit_N, units = _codes(predictions["unit"])
+    arm_N, arms = _codes(predictions["arm"])
+    pair_N, pairs = _codes(predictions["pair_id"])
+    return {
+        name: _summed(moments_NQ[here], unit_N[here], pair_N[here], len(units), pairs)
+        for number, name in enumerate(arms)
+        for here in [arm_N == number]
+    }
+
+
+def _summed(
+    moments_NQ: Array,
+    unit_N: npt.NDArray[np.int64],
+    pair_N: npt.NDArray[np.int64],
+    units: int,
+    pairs: Sequence[str],
+) -> Cells:
+    found, run_N = np.unique(pair_N, return_inverse=True)
+    cell_N = run_N * units + unit_N
+    sums = [np.bincount(cell_N, column, minlength=found.size * units) for column in moments_NQ.T]
+    moments_RUQ = np.stack(sums, axis=-1).astype(np.float64).reshape(found.size, units, -1)
+    return Cells({pairs[code]: run for run, code in enumerate(found)}, moments_RUQ)
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return numbers for texts and the texts, sorted: what is resampled must not hang on the rows' order."""
+    encoded = column.combine_chunks().dictionary_encode()
+    names, rank = np.unique(np.asarray(encoded.dictionary.to_pylist(), dtype=object), return_inverse=True)
+    return rank[encoded.indices.to_numpy(zero_copy_only=False)].astype(np.int64), names.tolist()
+
+
+def _hits(predictions: pa.Table) -> Array:
+    """Return for each row 1 and whether the most probable class is the label."""
+    probability_NC = _matrix(predictions["outputs"], predictions.num_rows)
+    hit_N = probability_NC.argmax(axis=1) == predictions["label"].to_numpy()
+    return np.stack([np.ones(hit_N.size), hit_N.astype(np.float64)], axis=1)
+
+
+def _products(predictions: pa.Table) -> Array:
+    """Return for each row 1 and, per target, x, y, x*x, y*y, x*y, both centred by the mean truth."""
+    x_NC = _matrix(predictions["outputs"], predictions.num_rows)
+    truth = predictions["targets"] if len(pc.list_flatten(predictions["targets"])) else predictions["label"]
+    y_NC = _matrix(truth, predictions.num_rows)
+    centre_C = y_NC.mean(axis=0)
+    x_NC, y_NC = x_NC - centre_C, y_NC - centre_C
+    products_NCQ = np.stack([x_NC, y_NC, x_NC * x_NC, y_NC * y_NC, x_NC * y_NC], axis=-1)
+    return np.concatenate([np.ones((len(x_NC), 1)), products_NCQ.reshape(len(x_NC), -1)], axis=1)
+
+
+def _matrix(column: pa.ChunkedArray, rows: int) -> Array:
+    flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+    values: Array = flat.to_numpy().reshape(rows, -1)
+    return values

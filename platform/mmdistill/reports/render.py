@@ -1,0 +1,235 @@
+"""The ablation as text: Markdown for people, CSV for spreadsheets, JSON for programs; one set of numbers."""
+
+import csv
+import io
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from mmdistill.reports.ablation import Ablation, ArmSummary
+from mmdistill.reports.claims import Claim
+from mmdistill.statistics import Interval
+
+WIDTH = 200
+_NOTHING = "-"
+# What a spreadsheet would run as a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def markdown(ablation: Ablation) -> str:
+    """Return the sentences, the table of arms, the table of budgets and the footnotes; at most 200 wide."""
+    parts = [
+        f"# {ablation.study}: {ablation.score_name} on {ablation.dataset} ({_basis(ablation)})",
+        "\n".join(_item(line) for line in ablation.sentences),
+        "\n".join(_item(f"Warning: {line}.") for line in ablation.warnings),
+        _results(ablation),
+        _budgets(ablation),
+        "\n".join(_item(f"{line}.") for line in _footnotes(ablation)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _basis(ablation: Ablation) -> str:
+    return {
+        "test": "test rows",
+        "validation": "validation, test not opened yet",
+        "search": "best search trial on validation, nothing repeated yet",
+    }[ablation.basis]
+
+
+def _results(ablation: Ablation) -> str:
+    header = [
+        "arm",
+        "n",
+        ablation.score_name,
+        f"minus {ablation.baseline} [{ablation.scheme.replicate}] [x {ablation.scheme.unit}]",
+        f"minus {ablation.reference}" if ablation.reference else "",
+        "log-loss",
+        "cal. err",
+        "worst class",
+        "trials/dims/CPU-s",
+        "verdict",
+    ]
+    lines = [[_shortened(arm.name), *_cells(arm, ablation)] for arm in ablation.arms]
+    if not ablation.reference:
+        header, *lines = [[*line[:4], *line[5:]] for line in (header, *lines)]
+    return _table(header, lines, left={0, len(header) - 1})
+
+
+def _cells(arm: ArmSummary, ablation: Ablation) -> list[str]:
+    budget = arm.budget
+    return [
+        str(arm.score.n),
+        _score(arm.score),
+        _difference(arm.against_baseline, crossed=True),
+        _difference(arm.against_reference, crossed=False),
+        _number(arm.log_loss),
+        _number(arm.calibration_error),
+        _number(arm.worst_class),
+        f"{budget.trials}/{budget.dimensions}/{budget.cpu_s:.0f}",
+        "baseline" if arm.name == ablation.baseline else _verdict(arm.against_baseline),
+    ]
+
+
+def _score(score: Interval) -> str:
+    half = "" if math.isnan(score.low) else f" ± {score.high - score.mean:.3f}"
+    return _number(score.mean) + half
+
+
+def _number(value: float | None) -> str:
+    return _NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _difference(claim: Claim | None, *, crossed: bool) -> str:
+    if claim is None or not claim.seeds.n:
+        return _NOTHING
+    intervals = [claim.seeds, claim.crossed] if crossed else [claim.seeds]
+    return " ".join([f"{claim.seeds.mean:+z.3f}", *map(_ends, intervals)])
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{_NOTHING}]" if math.isnan(interval.low) else f"[{interval.low:z.3f}, {interval.high:z.3f}]"
+
+
+def _verdict(claim: Claim | None) -> str:
+    if claim is None or claim.verdict is None:
+        return _NOTHING
+    return claim.verdict if claim.question else f"{claim.verdict} *"
+
+
+def _budgets(ablation: Ablation) -> str:
+    points = sorted({n for arm in ablation.arms for n, _ in arm.budget.best_of})
+    header = ["search", *(f"best of {n}" for n in points), "improving at the end"]
+    header += ["pruned", "diverged", "failed", "notes"]
+    lines = []
+    for arm in ablation.arms:
+        best = dict(arm.budget.best_of)
+        budget = arm.budget
+        improving = {None: _NOTHING, True: "yes", False: "no"}[budget.still_improving]
+        counts = [str(budget.pruned), str(budget.diverged), str(budget.failed)]
+        losses = [_number(best.get(n)) for n in points]
+        lines.append([_shortened(arm.name), *losses, improving, *counts, "; ".join(arm.notes) or _NOTHING])
+    return _table(header, lines, left={0, len(header) - 1})
+
+
+def _footnotes(ablation: Ablation) -> list[str]:
+    scheme = ablation.scheme
+    test = {
+        "seeds": "t interval over seeds and exact sign-flip test over pairs",
+        "subjects": "seeds averaged within a subject; t interval and exact sign-flip test over subjects",
+        "folds": "seeds averaged within a fold; corrected resampled t over folds (Nadeau and Bengio)",
+    }[scheme.replicate]
+    return [
+        f"n counts {scheme.replicate}; ± and [ ] are 95 % intervals: {test}. [x {scheme.unit}] resamples "
+        f"seeds and test {scheme.unit} at once (crossed bootstrap)",
+        f"Verdict against {ablation.baseline}, margin {ablation.margin:g}: equivalent if both 90 % intervals "
+        "are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p is < .05",
+        "Verdicts with * are exploratory: Benjamini-Hochberg within the table. Planned contrasts: Holm "
+        "within their family",
+        "Reading: re-tuned, every arm has its own search. CPU-s: search, validation and confirmation with "
+        "the teachers used. Best of n: lowest validation loss of the first n trials",
+        f"The test split was opened {ablation.openings} time(s)",
+    ]
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]], left: set[int]) -> str:
+    """Return an aligned Markdown table; a last column that would not fit is cut."""
+    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in (header, *lines)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    widths[-1] = max(3, min(widths[-1], WIDTH - sum(widths[:-1]) - 3 * len(widths) - 1))
+    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    padded = [
+        [_padded(text, widths[i], left=i in left) for i, text in enumerate(line)]
+        for line in (cells[0], rule, *cells[1:])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _padded(text: str, width: int, *, left: bool) -> str:
+    cut = text if len(text) <= width else text[: width - 1] + "…"
+    return cut.ljust(width) if left else cut.rjust(width)
+
+
+def _shortened(name: str, limit: int = 30) -> str:
+    """Return a name whose middle is left out where it is long; its end tells generated arms apart."""
+    return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-(limit - limit // 2) :]}"
+
+
+def as_csv(ablation: Ablation) -> str:
+    """Return one line per arm with full precision; text that a spreadsheet would run gets a leading quote."""
+    lines = [_csv_line(arm, ablation) for arm in ablation.arms]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["arm"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _safe(value) for key, value in line.items()} for line in lines)
+    return text.getvalue()
+
+
+def _safe(value: object) -> object:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
+    best = dict(arm.budget.best_of)
+    points = sorted({n for other in ablation.arms for n, _ in other.budget.best_of})
+    claim = arm.against_baseline
+    return {
+        "arm": arm.name,
+        "recipe": arm.recipe,
+        "basis": ablation.basis,
+        "n": arm.score.n,
+        ablation.score_name: arm.score.mean,
+        f"{ablation.score_name}_low": arm.score.low,
+        f"{ablation.score_name}_high": arm.score.high,
+        **_csv_claim("baseline", claim),
+        **_csv_claim("reference", arm.against_reference),
+        "log_loss": arm.log_loss,
+        "calibration_error": arm.calibration_error,
+        "worst_class": arm.worst_class,
+        "trials": arm.budget.trials,
+        "dimensions": arm.budget.dimensions,
+        "cpu_s": arm.budget.cpu_s,
+        "pruned": arm.budget.pruned,
+        "diverged": arm.budget.diverged,
+        "failed": arm.budget.failed,
+        **{f"best_of_{n}": best.get(n) for n in points},
+        "still_improving": arm.budget.still_improving,
+        "verdict": claim.verdict if claim else None,
+        "planned": bool(claim.question) if claim else None,
+        "missing": "; ".join(arm.missing),
+        "notes": "; ".join(arm.notes),
+    }
+
+
+def _csv_claim(name: str, claim: Claim | None) -> dict[str, object]:
+    seeds, crossed = (claim.seeds, claim.crossed) if claim else (None, None)
+    return {
+        f"minus_{name}": seeds.mean if seeds else None,
+        f"minus_{name}_seeds_low": seeds.low if seeds else None,
+        f"minus_{name}_seeds_high": seeds.high if seeds else None,
+        f"minus_{name}_crossed_low": crossed.low if crossed else None,
+        f"minus_{name}_crossed_high": crossed.high if crossed else None,
+        f"minus_{name}_p": claim.p if claim else None,
+        f"minus_{name}_adjusted_p": claim.adjusted_p if claim else None,
+    }
+
+
+def as_json(ablation: Ablation) -> str:
+    """Return everything the summary holds as JSON; null for what was not measured or has no interval."""
+    return json.dumps(_plain(ablation), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return {key: _plain(entry) for key, entry in value._asdict().items()}
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,202 @@
+"""Frozen settings: one place for a default, its domain, its search range and its identity.
+
+A float or integer field that declares a :class:`Tunable` range is searchable, and may differ between the lanes
+of one cohort; every other field is structural.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from mmdistill.errors import ConfigError, Problem
+from mmdistill.registry import unknown_name
+
+
+class Settings(BaseModel):
+    """Base of every settings object: frozen, no unknown keys, no silent conversions, knows its digest."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings", validate_default=True
+    )
+
+    @property
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that identify these settings."""
+        return digest(self.as_json())
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.digest))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values; infinity is the string ``"Infinity"``."""
+        loaded: dict[str, Any] = json.loads(self.model_dump_json())
+        return loaded
+
+
+def digest(value: object) -> str:
+    """Return 16 hexadecimal digits that identify a plain JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class Range(Settings):
+    """An interval to search, ends included."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _is_an_interval(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"`low` must be below `high`, but is {self.low:g} against {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs `low` > 0, but `low` is {self.low:g}")
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"an integer range needs whole ends, but they are {self.low:g} and {self.high:g}")
+        return self
+
+    def at(self, unit: float) -> float | int:
+        """Return the value at a position in [0, 1)."""
+        low, high = self.low, self.high + (1 if self.integer else 0)
+        if self.log:
+            value = math.exp(math.log(low) + unit * (math.log(high) - math.log(low)))
+        else:
+            value = low + unit * (high - low)
+        return min(int(value), int(self.high)) if self.integer else value
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """Declares beside a field's default that it is searchable, and where: ``Annotated[float, Tunable(...)]``.
+
+    Not a :class:`Range` itself, since pydantic would take a model in an annotation for the field's type.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    @property
+    def range(self) -> Range:
+        """Return the interval."""
+        return Range(low=self.low, high=self.high, log=self.log, integer=self.integer)
+
+
+class Choice(Settings):
+    """Alternatives to search; each may be any JSON value."""
+
+    choice: Annotated[tuple[Any, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _has_no_repeats(self) -> Self:
+        if len({json.dumps(option, sort_keys=True) for option in self.choice}) != len(self.choice):
+            raise ValueError("the alternatives of `choice` must differ from each other")
+        return self
+
+    def at(self, unit: float) -> Any:
+        """Return the alternative at a position in [0, 1)."""
+        return self.choice[min(int(unit * len(self.choice)), len(self.choice) - 1)]
+
+
+Dimension = Range | Choice
+
+
+def declared_ranges(settings: BaseModel, prefix: str = "") -> dict[str, Range]:
+    """Return the ranges declared beside the defaults of the settings, by dotted path."""
+    found: dict[str, Range] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        path = f"{prefix}{name}"
+        for note in field.metadata:
+            if isinstance(note, Tunable):
+                found[path] = note.range
+        for key, child in _children(value):
+            found |= declared_ranges(child, f"{path}{key}.")
+    return found
+
+
+def _children(value: object) -> Iterator[tuple[str, BaseModel]]:
+    if isinstance(value, BaseModel):
+        yield "", value
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            if isinstance(child, BaseModel):
+                yield f".{key}", child
+
+
+def edited(tree: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a nested mapping with the values at some dotted paths replaced."""
+    copy: dict[str, Any] = json.loads(json.dumps(tree))
+    for path, value in edits.items():
+        place = copy
+        *parents, last = path.split(".")
+        for parent in parents:
+            below = place.setdefault(parent, {})
+            if not isinstance(below, dict):
+                raise ConfigError([Problem(path, f"`{parent}` is a value, not a table", "shorten the path")])
+            place = below
+        place[last] = value
+    return copy
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as dotted paths to its leaves; lists are leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the leaves of ``over`` laid on top; tables are merged, lists replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def problems_of(error: ValidationError, where: str) -> list[Problem]:
+    """Return what pydantic found, one problem per key, in our words."""
+    return [_problem(detail, where) for detail in error.errors()]
+
+
+def _problem(detail: ErrorDetails, where: str) -> Problem:
+    key = ".".join(str(part) for part in detail["loc"]) or "(whole file)"
+    value = detail.get("input")
+    if detail["type"] == "extra_forbidden":
+        return Problem(f"{where}: {key}", "unknown key", "remove it or correct its spelling")
+    if detail["type"] == "missing":
+        return Problem(f"{where}: {key}", "this key is required", "add it")
+    message = detail["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(value, Mapping) else f" (got {value!r})"
+    return Problem(f"{where}: {key}", f"{message}{got}", "correct the value")
+
+
+__all__ = [
+    "Choice",
+    "Dimension",
+    "Range",
+    "Settings",
+    "Tunable",
+    "declared_ranges",
+    "digest",
+    "edited",
+    "flattened",
+    "merged",
+    "problems_of",
+    "unknown_name",
+]

@@ -1,0 +1,98 @@
+"""Where a study comes from: versions, code, machine."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mmdistill
+from mmdistill.records.rows import StudyRow
+from mmdistill.settings import digest
+from mmdistill.studies.study import Study
+
+SOURCE = Path(mmdistill.__file__).resolve().parents[2]
+
+
+def study_row(study: Study, command: Sequence[str]) -> StudyRow:
+    """Return the record of a study that begins now."""
+    file = study.file
+    arms = [
+        {
+            "name": arm.name,
+            "recipe": arm.recipe,
+            "dimensions": len(arm.space),
+            "digest": arm.digest,
+            "note": arm.note,
+        }
+        for arm in study.arms
+    ]
+    commit, dirty = _git()
+    return StudyRow(
+        name=file.name,
+        created_at=datetime.now(UTC),
+        dataset=study.dataset,
+        task=study.task,
+        score=study.score,
+        baseline=study.baseline,
+        reference=file.reference,
+        margin=file.margin,
+        contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
+        arms_json=json.dumps(arms),
+        trials=file.search.trials,
+        pairs=file.confirm.pairs * len(study.fingerprints),
+        seed=file.seed,
+        package_version=mmdistill.__version__,
+        python=platform.python_version(),
+        torch=installed("torch"),
+        ray=installed("ray"),
+        git_commit=commit,
+        git_dirty=dirty,
+        constraints_hash=_constraints_hash(),
+        data_fingerprint=digest(list(study.fingerprints)),
+        command=shlex.join(command),
+        host=socket.gethostname(),
+        cpu_count=os.cpu_count() or 1,
+        threads=1,
+    )
+
+
+def installed(package: str) -> str:
+    """Return the installed version of a package, or ``not installed``."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """Return commit and dirty flag of the source tree this package runs from, where there is one."""
+    if not (SOURCE / ".git").exists():
+        return None, None
+    try:
+        commit = _run("git", "rev-parse", "HEAD")
+        return commit, bool(_run("git", "status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _constraints_hash() -> str | None:
+    path = SOURCE / "constraints.txt"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
+def command_line() -> list[str]:
+    """Return the command that started this process, by the program's name."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

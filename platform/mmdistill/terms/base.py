@@ -1,0 +1,114 @@
+"""What every term is.
+
+Axes: K lanes, B batch, D width, C outputs.
+"""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmdistill.models.lanes import lane_values
+from mmdistill.models.network import Outputs
+from mmdistill.registry import Registry
+from mmdistill.settings import Settings, Tunable
+
+Task = Literal["classification", "regression"]
+
+
+class TermSettings(Settings):
+    """Settings every term has; a weight of 0 means that the term is absent."""
+
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=10.0, log=True)] = 1.0
+
+    def dead(self) -> frozenset[str]:
+        """Return the names of the fields that change nothing as the others are set."""
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step as a term sees it.
+
+    Attributes:
+        student: features and logits of the student.
+        teacher: those of the selected teacher (or of the teacher that trains along); None without one.
+        auxiliary: those of the network on privileged modalities only; None without one.
+    """
+
+    student: Outputs
+    teacher: Outputs | None = None
+    auxiliary: Outputs | None = None
+
+
+class Shapes(NamedTuple):
+    """Widths of the features a term connects, and the task."""
+
+    student: int
+    teacher: int
+    auxiliary: int
+    task: Task
+
+
+@dataclass(frozen=True)
+class TermValue:
+    """A term's unweighted value per lane, and what is worth logging about it."""
+
+    value_K: Tensor
+    details: dict[str, Tensor] = field(default_factory=dict)
+
+
+Own = TypeVar("Own", bound=TermSettings)
+
+
+class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
+    """A part of the objective; holds the weights that train along with the student.
+
+    Lanes differ in the fields that declare a range; every other field is the same in all lanes.
+    """
+
+    settings_type: ClassVar[type[TermSettings]]
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})
+    source: ClassVar[str]
+
+    def __init__(self, settings: Sequence[Own], shapes: Shapes, seeds: Sequence[int]) -> None:
+        """Build the term.
+
+        Args:
+            settings: one per lane.
+            shapes: widths of the features it will see.
+            seeds: one per lane, for the term's own weights.
+        """
+        super().__init__()
+        self.lanes = tuple(settings)
+        self.shared = settings[0]
+        self.task = shapes.task
+
+    def per_lane(self, name: str, like: Tensor) -> Tensor:
+        """Return a numeric setting as a tensor [K]."""
+        return lane_values([getattr(settings, name) for settings in self.lanes], like)
+
+    @abc.abstractmethod
+    def forward(self, batch: Batch) -> TermValue:
+        """Return the unweighted value of each lane."""
+
+
+Term = AbstractTerm[TermSettings]
+TERMS: Registry[type[AbstractTerm]] = Registry("term")  # type: ignore[type-arg]
+
+
+def require(outputs: Outputs | None, what: str) -> Outputs:
+    """Return the outputs; a missing network here is a bug that planning should have caught."""
+    if outputs is None:
+        raise ValueError(f"this term needs a {what}, and the run has none")
+    return outputs
+
+
+def normalised(features_KBD: Tensor) -> Tensor:
+    """Return the features with zero mean and unit variance over D: no trainable scale can shrink them."""
+    return torch.nn.functional.layer_norm(features_KBD, features_KBD.shape[-1:])

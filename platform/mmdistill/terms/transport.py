@@ -1,0 +1,69 @@
+"""Structural transport of PKDOT and MT-PKDOT: entropic optimal transport between similarity structures."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmdistill.losses.structural import structural_transport
+from mmdistill.settings import Tunable
+from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSettings, TermValue, require
+
+
+class TransportSettings(TermSettings):
+    """Sinkhorn divergence between rows of the teacher's and the student's similarity matrices (equation 3)."""
+
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=30.0, log=True)] = 0.2
+    eps_rel: Annotated[float, Field(gt=0, allow_inf_nan=True), Tunable(low=0.01, high=3.0, log=True)] = 0.13
+    k: Annotated[int, Field(ge=1), Tunable(low=5, high=60, log=True, integer=True)] = 30
+    anchors: Literal["least", "most", "all", "global"] = "least"
+    shift: Literal["min", "none"] = "min"
+    detach_shift: bool = False
+    debias: bool = True
+    coupling: Literal["entropic", "identity"] = "entropic"
+    tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    iterations: Annotated[int, Field(ge=1)] = 100
+
+    def dead(self) -> frozenset[str]:
+        """Identity coupling solves no transport problem; `all` takes no number of anchors."""
+        dead = {"k"} if self.anchors == "all" else set()
+        if self.coupling == "identity":
+            dead |= {"eps_rel", "debias", "tolerance", "iterations"}
+        elif math.isinf(self.eps_rel):
+            dead |= {"eps_rel", "tolerance", "iterations"}
+        return frozenset(dead)
+
+
+@TERMS.register("transport")
+class Transport(AbstractTerm[TransportSettings]):
+    """Match the student's similarity structure to the teacher's by optimal transport between anchored rows.
+
+    Controls: ``coupling = "identity"`` pairs every sample with itself; ``eps_rel = inf`` matches means only.
+    """
+
+    settings_type = TransportSettings
+    source = "MT-PKDOT, arXiv 2408.09035, equation 3; code mtpkdot.py"
+
+    def __init__(self, settings: Sequence[TransportSettings], shapes: Shapes, seeds: Sequence[int]) -> None:
+        super().__init__(settings, shapes, seeds)
+
+    def forward(self, batch: Batch) -> TermValue:
+        """Return the divergence of each lane; details tell how well its problem was solved."""
+        student = batch.student.features_KBD
+        teacher = require(batch.teacher, "teacher").features_KBD.detach()
+        anchors = self.per_lane("k", student).long().clamp(max=student.shape[-2] - 1)
+        value, details = structural_transport(
+            student,
+            teacher,
+            eps_rel=self.per_lane("eps_rel", student),
+            k=anchors,
+            anchors=self.shared.anchors,
+            shift=self.shared.shift,
+            detach_shift=self.shared.detach_shift,
+            debias=self.shared.debias,
+            coupling=self.shared.coupling,
+            tolerance=self.shared.tolerance,
+            iterations=self.shared.iterations,
+        )
+        return TermValue(value, details)

@@ -1,0 +1,1 @@
+"""One epoch after another: batches, optimiser, loop, objectives and metrics; knows torch, not Ray."""

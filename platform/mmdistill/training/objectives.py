@@ -1,0 +1,173 @@
+"""What teachers and alignment are trained for.
+
+Axes: K lanes, B batch, N rows, D width, C outputs, I inputs, M teachers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill.losses.alignment import cosine_alignment
+from mmdistill.losses.task import ccc_loss, cross_entropy
+from mmdistill.models.lanes import LaneLinear
+from mmdistill.models.network import Adapter, Network, Outputs
+from mmdistill.terms.base import Task
+from mmdistill.training.loop import Losses
+from mmdistill.training.runtime import Runtime
+
+# Rows of one forward pass over a whole part: bounds memory at K lanes x rows x width.
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class TensorPart:
+    """One part of a fold on the device; labels are class indices [N] or targets [N, C]."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def at_rows(inputs: Mapping[str, Tensor], names: Sequence[str], rows_KB: Tensor) -> dict[str, Tensor]:
+    """Return the inputs x_KBI of some modalities at the rows of each lane."""
+    flat = rows_KB.reshape(-1)
+    return {name: inputs[name].index_select(0, flat).view(*rows_KB.shape, -1) for name in names}
+
+
+def task_loss(task: Task, logits_KBC: Tensor, labels: Tensor, mask_KB: Tensor, smoothing_K: Tensor) -> Tensor:
+    """Return cross entropy with label smoothing, or 1 - CCC, over the labelled rows of each lane."""
+    if task == "regression":
+        return ccc_loss(logits_KBC, labels, mask_KB)
+    return cross_entropy(logits_KBC, labels, mask_KB, label_smoothing=smoothing_K)
+
+
+def criterion(task: Task, logits_KNC: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return the validation values of each lane; ``criterion`` is the log-loss, or 1 - CCC."""
+    lanes = logits_KNC.shape[0]
+    labels = labels.expand(lanes, *labels.shape)
+    mask = torch.ones(logits_KNC.shape[:2], dtype=torch.bool, device=logits_KNC.device)
+    if task == "regression":
+        loss = ccc_loss(logits_KNC, labels, mask)
+        return {"criterion": loss, "ccc": 1 - loss}
+    loss = cross_entropy(logits_KNC, labels, mask, label_smoothing=torch.zeros_like(logits_KNC[:, 0, 0]))
+    accuracy = (logits_KNC.argmax(dim=-1) == labels).float().mean(dim=-1)
+    return {"criterion": loss, "log_loss": loss, "accuracy": accuracy}
+
+
+@torch.no_grad()
+def outputs_on(network: Network, part: TensorPart, lanes: int) -> Outputs:
+    """Return what every lane says about every row of a part, features_KND and logits_KNC."""
+    pieces = []
+    for start in range(0, len(part), CHUNK):
+        stop = start + CHUNK
+        inputs = {n: part.inputs[n][start:stop] for n in network.modalities}
+        pieces.append(network({n: x.expand(lanes, *x.shape) for n, x in inputs.items()}))
+    features, logits = zip(*pieces, strict=True)
+    return Outputs(torch.cat(features, dim=1), torch.cat(logits, dim=1))
+
+
+class SupervisedObjective:
+    """Train one network per lane on its labelled rows."""
+
+    def __init__(
+        self, network: Network, train: TensorPart, validation: TensorPart, task: Task, smoothing_K: Tensor, runtime: Runtime
+    ) -> None:
+        self.modules: nn.Module = network
+        self._network = network
+        self._train, self._validation = train, validation
+        self._task: Task = task
+        self._smoothing_K = smoothing_K
+        self._runtime = runtime
+
+    def losses(self, rows_KB: Tensor) -> Losses:
+        """Return the task loss; every row given is labelled."""
+        mine = at_rows(self._train.inputs, self._network.modalities, self._runtime.share(rows_KB))
+        logits = self._runtime.gather(self._network(mine).logits_KBC)
+        everywhere = torch.ones_like(rows_KB, dtype=torch.bool)
+        loss = task_loss(self._task, logits, self._train.labels[rows_KB], everywhere, self._smoothing_K)
+        return Losses(loss, {"task": loss}, {})
+
+    def validation(self) -> dict[str, Tensor]:
+        """Return the criterion and score on the validation rows."""
+        outputs = outputs_on(self._network, self._validation, len(self._smoothing_K))
+        return criterion(self._task, outputs.logits_KBC, self._validation.labels)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Frozen inputs of alignment on one part: unimodal features by teacher, the joint's encoders by modality."""
+
+    unimodal: dict[str, Tensor]
+    joint: dict[str, Tensor]
+    labels: Tensor
+
+
+class AlignedTeachers(nn.Module):
+    """Adapters and heads on the unimodal teachers, and the joint teacher's own fusion and head.
+
+    The encoders below stay frozen (MT-PKDOT, stage 1).
+    """
+
+    def __init__(self, names: Sequence[str], joint: Network, outputs: int, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        width = joint.width
+        self.adapters = nn.ModuleDict({n: Adapter(width, seeds, f"adapter.{n}") for n in names})
+        self.heads = nn.ModuleDict({n: LaneLinear(width, outputs, seeds, f"adapter_head.{n}") for n in names})
+        if joint.fusion is None:
+            raise ValueError("the joint teacher sees one modality only: there is nothing to fuse")
+        self.fusion = joint.fusion
+        self.joint_head = joint.head
+        self.joint_modalities = joint.modalities
+
+    def forward(self, unimodal: Mapping[str, Tensor], joint: Mapping[str, Tensor]) -> dict[str, Outputs]:
+        """Return the outputs of every teacher by name, the joint one as ``joint``."""
+        features = {name: self.adapters[name](unimodal[name]) for name in self.names}
+        found = {name: Outputs(z, self.heads[name](z)) for name, z in features.items()}
+        fused = self.fusion([joint[name] for name in self.joint_modalities])
+        return found | {"joint": Outputs(fused, self.joint_head(fused))}
+
+
+class AlignmentObjective:
+    """Equation (1): pull the adapted teachers to the joint one while all keep classifying.
+
+    weight * sum_m mean_i(1 - cos(a_m,i , z_J,i)) + (1 - weight) * [task_J + 1/2 sum_m task_m], the joint
+    features not detached, as in the released code.
+    """
+
+    def __init__(
+        self, teachers: AlignedTeachers, train: Streams, validation: Streams, task: Task, weight: float
+    ) -> None:
+        self.modules: nn.Module = teachers
+        self._teachers = teachers
+        self._train, self._validation = train, validation
+        self._task: Task = task
+        self._weight = weight
+
+    def losses(self, rows_KB: Tensor) -> Losses:
+        """Return the losses of a batch of labelled rows."""
+        found = self._teachers(_rows_of(self._train.unimodal, rows_KB), _rows_of(self._train.joint, rows_KB))
+        labels, mask = self._train.labels[rows_KB], torch.ones_like(rows_KB, dtype=torch.bool)
+        none_K = torch.zeros(rows_KB.shape[0], device=rows_KB.device)
+        joint = found.pop("joint")
+        task = task_loss(self._task, joint.logits_KBC, labels, mask, none_K)
+        align = torch.zeros_like(task)
+        for outputs in found.values():
+            task = task + 0.5 * task_loss(self._task, outputs.logits_KBC, labels, mask, none_K)
+            align = align + cosine_alignment(outputs.features_KBD, joint.features_KBD)
+        total = self._weight * align + (1 - self._weight) * task
+        return Losses(total, {"task": task, "alignment": align}, {})
+
+    def validation(self) -> dict[str, Tensor]:
+        """Return the joint teacher's criterion, which chooses the epoch as in the released code."""
+        joint = self._teachers(self._validation.unimodal, self._validation.joint)["joint"]
+        return criterion(self._task, joint.logits_KBC, self._validation.labels)
+
+
+def _rows_of(streams: Mapping[str, Tensor], rows_KB: Tensor) -> dict[str, Tensor]:
+    lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+    return {name: stream_KND[lanes, rows_KB] for name, stream_KND in streams.items()}

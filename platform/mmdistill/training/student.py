@@ -1,0 +1,158 @@
+"""What a student is trained for: the task on labelled rows, and the terms on every row.
+
+Axes: K lanes, B batch, N rows, D width, C outputs, M teachers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmdistill.models.network import Network, Outputs
+from mmdistill.terms.base import AbstractTerm, Batch, Task
+from mmdistill.training.loop import Losses
+from mmdistill.training.objectives import TensorPart, at_rows, criterion, outputs_on, task_loss
+from mmdistill.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class FrozenTeachers:
+    """Outputs of the frozen teachers on every training row, and how a batch chooses among them.
+
+    Attributes:
+        evidence_KMN: the loss by which teachers are compared; 0 on rows without a label.
+        labelled_KN: which rows have a label.
+        policy: ``sample`` or ``batch``.
+    """
+
+    names: tuple[str, ...]
+    features_KMND: Tensor
+    logits_KMNC: Tensor
+    evidence_KMN: Tensor
+    labelled_KN: Tensor
+    policy: str
+
+    def choose(self, rows_KB: Tensor) -> Tensor:
+        """Return the index of the teacher of each row of a batch, choice_KB."""
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        evidence_KBM = self.evidence_KMN.transpose(1, 2)[lanes, rows_KB]
+        labelled_KB = self.labelled_KN[lanes, rows_KB]
+        overall_K1 = self.evidence_KMN.sum(dim=2).argmin(dim=1, keepdim=True)
+        if self.policy == "sample":
+            return torch.where(labelled_KB, evidence_KBM.argmin(dim=2), overall_K1)
+        here_K1 = evidence_KBM.sum(dim=1).argmin(dim=1, keepdim=True)
+        chosen_K1 = torch.where(labelled_KB.any(dim=1, keepdim=True), here_K1, overall_K1)
+        return chosen_K1.expand_as(rows_KB)
+
+    def outputs(self, rows_KB: Tensor, choice_KB: Tensor) -> Outputs:
+        """Return the chosen teacher's features and logits at each row."""
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        features = self.features_KMND[lanes, choice_KB, rows_KB]
+        return Outputs(features, self.logits_KMNC[lanes, choice_KB, rows_KB])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows students learn from: everything in training, labelled or not, per lane."""
+
+    train: TensorPart
+    validation: TensorPart
+    labelled_KN: Tensor
+    task: Task
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A teacher (and an auxiliary) that trains along with the student on its own task loss."""
+
+    teacher: Network
+    auxiliary: Network | None
+    task_weight: float
+
+
+class StudentObjective:
+    """The task loss plus the weighted terms."""
+
+    def __init__(
+        self,
+        student: Network,
+        terms: dict[str, AbstractTerm],  # type: ignore[type-arg]
+        rows: Rows,
+        smoothing_K: Tensor,
+        runtime: Runtime,
+        frozen: FrozenTeachers | None = None,
+        live: LiveTeacher | None = None,
+    ) -> None:
+        self.student, self._terms, self._rows = student, terms, rows
+        self._smoothing_K, self._runtime = smoothing_K, runtime
+        self._frozen, self._live = frozen, live
+        self._weights = {n: t.per_lane("weight", smoothing_K) for n, t in terms.items()}
+        parts: dict[str, nn.Module] = {"student": student, "terms": nn.ModuleDict(terms)}
+        if live is not None:
+            parts["teacher"] = live.teacher
+            if live.auxiliary is not None:
+                parts["auxiliary"] = live.auxiliary
+        self.modules: nn.Module = nn.ModuleDict(parts)
+
+    def losses(self, rows_KB: Tensor) -> Losses:
+        """Return the objective of a batch."""
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        labelled_KB = self._rows.labelled_KN[lanes, rows_KB]
+        labels = self._rows.train.labels[rows_KB]
+        student = self._run(self.student, rows_KB)
+        values = {"task": self._task(student, labels, labelled_KB)}
+        total = values["task"]
+        details: dict[str, Tensor] = {}
+        teacher, auxiliary = None, None
+        if self._frozen is not None:
+            choice_KB = self._frozen.choose(rows_KB)
+            teacher = self._frozen.outputs(rows_KB, choice_KB)
+            details |= _shares(choice_KB, self._frozen.names)
+        if self._live is not None:
+            teacher, auxiliary, own = self._run_live(self._live, rows_KB, labels, labelled_KB)
+            values |= own
+            total = total + self._live.task_weight * sum(own.values(), torch.zeros_like(total))
+        batch = Batch(student, teacher, auxiliary)
+        for name, term in self._terms.items():
+            found = term(batch)
+            values[name] = found.value_K
+            details |= {f"{name}/{key}": value for key, value in found.details.items()}
+            total = total + self._weights[name] * found.value_K
+        return Losses(total, values, details)
+
+    def validation(self) -> dict[str, Tensor]:
+        """Return the student's criterion and score on the validation rows, and the live teacher's score."""
+        part, lanes = self._rows.validation, len(self._smoothing_K)
+        seen = criterion(self._rows.task, outputs_on(self.student, part, lanes).logits_KBC, part.labels)
+        if self._live is not None:
+            teacher = criterion(
+                self._rows.task, outputs_on(self._live.teacher, part, lanes).logits_KBC, part.labels
+            )
+            seen |= {f"teacher_{name}": value for name, value in teacher.items() if name != "criterion"}
+        return seen
+
+    def _run(self, network: Network, rows_KB: Tensor) -> Outputs:
+        mine = at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
+        outputs = network(mine)
+        gather = self._runtime.gather
+        return Outputs(gather(outputs.features_KBD), gather(outputs.logits_KBC))
+
+    def _task(self, outputs: Outputs, labels: Tensor, labelled_KB: Tensor) -> Tensor:
+        return task_loss(self._rows.task, outputs.logits_KBC, labels, labelled_KB, self._smoothing_K)
+
+    def _run_live(
+        self, live: LiveTeacher, rows_KB: Tensor, labels: Tensor, labelled_KB: Tensor
+    ) -> tuple[Outputs, Outputs | None, dict[str, Tensor]]:
+        teacher = self._run(live.teacher, rows_KB)
+        losses = {"teacher_task": self._task(teacher, labels, labelled_KB)}
+        if live.auxiliary is None:
+            return teacher, None, losses
+        auxiliary = self._run(live.auxiliary, rows_KB)
+        return teacher, auxiliary, losses | {"auxiliary_task": self._task(auxiliary, labels, labelled_KB)}
+
+
+def _shares(choice_KB: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    if len(names) == 1:
+        return {}
+    return {f"selection/{name}": (choice_KB == m).float().mean(dim=1) for m, name in enumerate(names)}

@@ -1,0 +1,1 @@
+"""Optimal transport between batches: numerics only, no networks and no labels."""

@@ -1,0 +1,204 @@
+"""A small study made by hand, of any arms, seeds, folds and predictions."""
+
+import json
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from mmdistill.records.rows import (
+    AttemptRow,
+    EpochRow,
+    OpeningRow,
+    PredictionRow,
+    StageRow,
+    StudyRow,
+    TrialRow,
+    arrow_table,
+)
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def trial(arm, phase, *, number=None, seed_index=None, fold=0, metrics=None, **other):
+    key = number if number is not None else seed_index
+    row = TrialRow(
+        trial_id=f"{arm}-{phase}-{key}-{fold}",
+        order_id=f"{phase}-{key}-{fold}",
+        arm=arm,
+        phase=phase,
+        number=number,
+        seed_index=seed_index,
+        seed=100 + (seed_index or 0),
+        fold=fold,
+        pair_id=f"f{fold}-s{seed_index or 0}",
+        status="complete",
+        split="test" if phase == "test" else "validation",
+        epoch=3,
+        metrics=metrics or {},
+        parameters={},
+        config_json="{}",
+        run_digest="0" * 16,
+        dataset="digits_views",
+        teachers=[],
+        selection={},
+        cpu_s=1.0,
+        stage_cpu_s=0.0,
+        lanes=1,
+        device="cpu",
+        host="here",
+        started_at=START,
+        ended_at=START,
+    )
+    return replace(row, **other)
+
+
+def study_row(arms, *, contrasts=(), **other):
+    row = StudyRow(
+        name="quick",
+        created_at=START,
+        dataset="digits_views",
+        task="classification",
+        score="accuracy",
+        baseline="student_only",
+        reference="hinton",
+        margin=0.005,
+        contrasts_json=json.dumps(
+            [dict(zip(("question", "arm", "against"), c, strict=True)) for c in contrasts]
+        ),
+        arms_json=json.dumps(
+            [{"name": arm, "recipe": arm, "dimensions": 3, "digest": "0" * 16, "note": None} for arm in arms]
+        ),
+        trials=4,
+        pairs=10,
+        seed=7,
+        package_version="0",
+        python="3.11",
+        torch="2",
+        ray="2",
+        data_fingerprint="0" * 16,
+        command="mmdistill run quick.toml",
+        host="here",
+        cpu_count=2,
+        threads=1,
+    )
+    return replace(row, **other)
+
+
+def prediction(run, row, unit, label, outputs, targets=()):
+    return PredictionRow(
+        trial_id=run.trial_id,
+        arm=run.arm,
+        pair_id=run.pair_id,
+        seed_index=run.seed_index,
+        fold=run.fold,
+        row=row,
+        unit=unit,
+        label=float(label),
+        targets=list(targets),
+        outputs=[float(output) for output in outputs],
+    )
+
+
+@dataclass
+class MadeStudy:
+    study: StudyRow
+    trials: list = field(default_factory=list)
+    predictions: list = field(default_factory=list)
+    stages: list = field(default_factory=list)
+    attempts: list = field(default_factory=list)
+    openings: list = field(default_factory=list)
+
+    def tables(self):
+        return {
+            "trials": arrow_table(TrialRow, self.trials),
+            "stages": arrow_table(StageRow, self.stages),
+            "epochs": arrow_table(EpochRow, []),
+            "predictions": arrow_table(PredictionRow, self.predictions),
+            "attempts": arrow_table(AttemptRow, self.attempts),
+            "studies": arrow_table(StudyRow, [self.study]),
+            "test_openings": arrow_table(OpeningRow, self.openings),
+        }
+
+    def add_search(self, arm, losses, **other):
+        for number, loss in enumerate(losses):
+            metrics = {"log_loss": loss, "accuracy": 1 - loss / 2}
+            self.trials.append(trial(arm, "search", number=number, metrics=metrics, **other))
+
+    def add_test(self, arm, seed_index, hit_U, *, fold=0, units=None, **metrics):
+        """Add a confirmed run and its test reading, right on row u where ``hit_U[u]``."""
+        found = {"accuracy": float(np.mean(hit_U)), "log_loss": 0.5, "ace": 0.05, "worst_class_accuracy": 0.4}
+        shared = {"seed_index": seed_index, "fold": fold}
+        self.trials.append(trial(arm, "confirm", **shared, metrics=found, stage_cpu_s=2.0))
+        run = trial(arm, "test", **shared, metrics=found | metrics)
+        self.trials.append(run)
+        for u, hit in enumerate(hit_U):
+            row = f"r{fold}-{u}"
+            self.predictions.append(
+                prediction(
+                    run, row, units[u] if units else row, u % 2, np.eye(2)[u % 2 if hit else 1 - u % 2]
+                )
+            )
+        self.openings.append(
+            OpeningRow(
+                opening=1,
+                opened_at=START,
+                arm=arm,
+                fold=fold,
+                seed_index=seed_index,
+                trial_id=run.trial_id,
+                selection="1.json",
+                order_id=run.order_id,
+            )
+        )
+
+    def add_attempt(self, order_id, seconds, number=1):
+        end = None if seconds is None else START + timedelta(seconds=seconds)
+        self.attempts.append(
+            AttemptRow(
+                order_id=order_id,
+                attempt=number,
+                started_at=START,
+                ended_at=end,
+                outcome=None if end is None else "complete",
+                host="here",
+                pid=1,
+            )
+        )
+
+
+def hits(accuracy, arm_seed, rows=200):
+    return np.random.default_rng(arm_seed).random(rows) < accuracy
+
+
+@pytest.fixture
+def made():
+    """Three arms, ten pairs on one split: a baseline, a clearly better arm, and one between them."""
+    arms = {"student_only": 0.70, "self_distillation": 0.72, "hinton": 0.85}
+    contrasts = [
+        ("Do privileged modalities help?", "hinton", "self_distillation"),
+        ("Does distillation from oneself help?", "self_distillation", "student_only"),
+    ]
+    study = MadeStudy(study_row(arms, contrasts=contrasts))
+    for position, (arm, accuracy) in enumerate(arms.items()):
+        study.add_search(arm, [0.9, 0.8, 0.7, 0.75])
+        for seed_index in range(10):
+            study.add_test(arm, seed_index, hits(accuracy, 1000 * position + seed_index))
+    return study
+
+
+@pytest.fixture
+def new_study():
+    """Return a study without a row: ``new_study(["student_only", ...], **columns)``."""
+    return lambda arms, **columns: MadeStudy(study_row(arms, **columns))
+
+
+@pytest.fixture
+def new_trial():
+    return trial
+
+
+@pytest.fixture
+def new_prediction():
+    return prediction
