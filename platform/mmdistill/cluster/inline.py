@@ -9,7 +9,9 @@ from mmdistill.studies.session import Session
 from mmdistill.training.runtime import LocalRuntime
 
 
-def run_inline(session: Session, cache: StageCache, listen: Listener = silent, most: int | None = None) -> None:
+def run_inline(
+    session: Session, cache: StageCache, listen: Listener = silent, most: int | None = None
+) -> None:
     """Execute orders one after another until the study is finished.
 
     Args:

@@ -33,6 +33,7 @@ def propose(request: ProposalRequest) -> list[dict[str, Any]]:
     if request.sampler == "sobol":
         return _sobol(request)
     sampler = _sampler(request)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         # `constant_liar` is what spreads proposals made together; Optuna calls it experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -51,7 +52,10 @@ def _sobol(request: ProposalRequest) -> list[dict[str, Any]]:
         points = engine.random(request.first + request.count)[request.first :]
     at = {path: column for column, path in enumerate(request.columns)}
     return [
-        {path: _rounded(dimension.at(float(point[at[path]]))) for path, dimension in request.space.items()}
+        {
+            path: _inside(dimension.at(float(point[at[path]])), dimension)
+            for path, dimension in request.space.items()
+        }
         for point in points
     ]
 
@@ -95,17 +99,16 @@ def _plain(value: Any) -> Any:
 
 
 def _readable(parameters: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any]:
-    found = {}
-    for path, dimension in space.items():
-        value = parameters[path]
-        found[path] = _plain(dimension.choice[value]) if isinstance(dimension, Choice) else _inside(value, dimension)
-    return found
+    return {
+        path: _plain(dimension.choice[parameters[path]])
+        if isinstance(dimension, Choice)
+        else _inside(parameters[path], dimension)
+        for path, dimension in space.items()
+    }
 
 
-def _inside(value: Any, dimension: Any) -> Any:
+def _inside(value: Any, dimension: Dimension) -> Any:
     """Round, but never out of the interval: Optuna would refuse it as a past value."""
-    return min(max(_rounded(value), dimension.low), dimension.high) if isinstance(value, float) else value
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else _plain(value)
+    if isinstance(dimension, Choice) or not isinstance(value, float):
+        return _plain(value)
+    return min(max(float(f"{value:.{DIGITS}g}"), dimension.low), dimension.high)

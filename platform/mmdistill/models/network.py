@@ -6,6 +6,7 @@ Axes: K lanes, B batch, D width, C outputs (classes or targets), I inputs of one
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ class Encoder(nn.Module):
         sizes = [inputs] + [settings.width] * settings.depth
         self.layers = nn.ModuleList(
             LaneLinear(before, after, seeds, f"{role}.{depth}")
-            for depth, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for depth, (before, after) in enumerate(pairwise(sizes))
         )
 
     def forward(self, x_KBI: Tensor) -> Tensor:
@@ -93,13 +94,12 @@ class Network(nn.Module):
         self.encoders = nn.ModuleDict(
             {name: Encoder(widths[name], settings, seeds, f"encoder.{name}") for name in self.modalities}
         )
-        self.fusion = (
-            GatedFusion(self.modalities, settings.width, seeds, "fusion") if len(self.modalities) > 1 else None
-        )
+        several = len(self.modalities) > 1
+        self.fusion = GatedFusion(self.modalities, settings.width, seeds, "fusion") if several else None
         self.head = LaneLinear(settings.width, outputs, seeds, "head")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
-        """Return features and logits of a batch x_KBI per modality; others in ``inputs`` are not looked at."""
+        """Return features and logits of a batch x_KBI per modality; other ``inputs`` are not looked at."""
         streams = [self.encoders[name](inputs[name]) for name in self.modalities]
         features_KBD = streams[0] if self.fusion is None else self.fusion(streams)
         return Outputs(features_KBD, self.head(features_KBD))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmdistill.pipeline.cache import Entry, StageCache
 from mmdistill.pipeline.fold import Fold
-from mmdistill.pipeline.run import RunSettings
+from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.stages import Pipeline, Stage
 from mmdistill.pipeline.studying import train_students
 from mmdistill.pipeline.teaching import align_teachers, teacher_outputs, train_teachers
@@ -64,10 +64,11 @@ class Bench:
             clock = time.process_time()
             entries = teacher_outputs(_runs(pieces, at), teachers, aligned, self.fold)
             own = (time.process_time() - clock) / len(entries)
-            below = [*teachers.values(), *([aligned] if aligned else [])]
+            below = teachers | ({"alignment": aligned} if aligned else {})
             for n, entry in enumerate(entries):
-                price = own + sum(stage[n].facts["cpu_s"] for stage in below)
-                entry.facts.update(cpu_s=own, total_cpu_s=price)
+                mine = {name: found[n] for name, found in below.items()}
+                price = own + sum(stage.facts["cpu_s"] for stage in mine.values())
+                entry.facts.update(cpu_s=own, total_cpu_s=price, notes=_notes(mine))
             return entries
 
         return self._ready(stages, pieces, compute)
@@ -81,7 +82,9 @@ class Bench:
 
         return self._ready([self.pipeline(piece).student for piece in pieces], pieces, compute)
 
-    def _aligned(self, pieces: Sequence[Piece], teachers: Mapping[str, Sequence[Entry]]) -> list[Entry] | None:
+    def _aligned(
+        self, pieces: Sequence[Piece], teachers: Mapping[str, Sequence[Entry]]
+    ) -> list[Entry] | None:
         stages = [stage for piece in pieces if (stage := self.pipeline(piece).alignment) is not None]
         if not stages:
             return None
@@ -107,9 +110,9 @@ class Bench:
         if missing:
             self.runtime.barrier()
             for number, entry in zip(missing.values(), compute(list(missing.values())), strict=True):
-                found[stages[number].key] = entry
+                found[stages[number].key] = entry.on_cpu()
                 if self.runtime.rank == 0:
-                    self.cache.write(stages[number], entry)
+                    self.cache.write(stages[number], found[stages[number].key])
         for stage, piece in zip(stages, pieces, strict=True):
             self._note(stage, piece, found[stage.key], reasons[stage.key], hit=stage.key not in missing)
         return [found[stage.key] for stage in stages]
@@ -136,4 +139,11 @@ class Bench:
 
 
 def _runs(pieces: Sequence[Piece], at: Sequence[int]) -> list[RunSettings]:
-    return [pieces[n].run for n in at]
+    """Return the runs as their keys see them, so that what a key leaves out cannot matter."""
+    return [canonical(pieces[n].run) for n in at]
+
+
+def _notes(teachers: Mapping[str, Entry]) -> list[str]:
+    return [
+        f"teacher {name}: {reason}" for name, entry in teachers.items() for reason in entry.facts["diverged"]
+    ]

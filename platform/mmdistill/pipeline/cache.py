@@ -1,13 +1,13 @@
 """The stage cache: verified on every read, shared by arms, trials, seeds and studies.
 
-An entry is ``<key>.json`` (the commit mark: facts, and the name and hash of the tensors) beside
-``<hash>.safetensors``. Nothing is ever pickled.
+An entry is ``<key>.json`` (the commit mark, sealed: facts, and the name and hash of the tensors) beside
+``<kind>-<hash>.safetensors``. Nothing is ever pickled.
 """
 
-import json
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mmdistill.errors import ConflictError, StudyError
 from mmdistill.pipeline.stages import Stage
-from mmdistill.records.store import put_if_absent, put_named, read_verified
+from mmdistill.records.sealed import seal, unseal
+from mmdistill.records.store import put_if_absent, read_verified, replace_atomically, sha256_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Entry:
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+
+    def on_cpu(self) -> Self:
+        """Return the entry as it is read back, wherever it was computed."""
+        return replace(self, tensors={name: tensor.cpu() for name, tensor in self.tensors.items()})
 
 
 class StageCache:
@@ -39,24 +44,32 @@ class StageCache:
     def read(self, stage: Stage) -> tuple[Entry | None, str]:
         """Return the entry, or None, and the reason: "hit" or why it is a miss.
 
-        An entry that does not verify is set aside as ``*.corrupt`` and counts as a miss.
+        The mark of an entry that does not verify is set aside as ``*.corrupt``, and it counts as a miss.
         """
         mark = self._mark(stage)
         if not mark.exists():
             return None, "no entry"
         try:
-            content = json.loads(mark.read_text("utf-8"))
+            content = unseal(mark, mark.read_bytes())
+            if content["key"] != stage.key:
+                raise StudyError(f"{mark} belongs to the stage {content['key']}")
             payload = read_verified(self.root / content["tensors"], content["sha256"])
             return Entry(load(payload), content["facts"]), "hit"
-        except (StudyError, OSError, ValueError, KeyError, SafetensorError) as error:
-            self._set_aside(mark)
+        except (StudyError, OSError, KeyError, SafetensorError) as error:
+            # Another reader may have been faster.
+            with contextlib.suppress(FileNotFoundError):
+                mark.rename(mark.with_suffix(".corrupt"))
             return None, f"entry set aside: {error}"
 
     def write(self, stage: Stage, entry: Entry) -> None:
         """Commit an entry; where another worker was first, its entry stays."""
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in entry.tensors.items()}
-        name, sha256 = put_named(self.root, stage.kind, ".safetensors", save(tensors))
+        payload = save({name: tensor.contiguous() for name, tensor in entry.on_cpu().tensors.items()})
+        sha256 = sha256_of(payload)
+        name = f"{stage.kind}-{sha256[:16]}.safetensors"
+        # Called after its content: what may be there already is the same, or damaged.
+        replace_atomically(self.root / name, payload)
         content = {
+            "key": stage.key,
             "kind": stage.kind,
             "name": stage.name,
             "own": stage.own,
@@ -65,21 +78,9 @@ class StageCache:
             "sha256": sha256,
             "facts": entry.facts,
         }
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=True)
-        try:
-            put_if_absent(self._mark(stage), text.encode())
-        except ConflictError:
-            # Two workers may differ in their timings; the first entry is as good as this one.
-            return
-
-    def _set_aside(self, mark: Path) -> None:
-        """Move the mark and its tensors away, so that the stage can be written anew."""
-        try:
-            named = self.root / Path(str(json.loads(mark.read_text("utf-8"))["tensors"])).name
-            named.rename(named.with_suffix(".corrupt"))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # the mark itself is damaged: there is no name to follow
-        mark.rename(mark.with_suffix(".corrupt"))
+        # Two workers may differ in their timings; the first entry is as good as this one.
+        with contextlib.suppress(ConflictError):
+            put_if_absent(self._mark(stage), seal(content))
 
     def _mark(self, stage: Stage) -> Path:
         return self.root / f"{stage.key}.json"

@@ -70,4 +70,3 @@ def _price(student: Network, fold: Fold) -> dict[str, float]:
         "macs": float(multiply_accumulates(student)),
         "latency_ms": latency_ms(solo, widths),
     }
-

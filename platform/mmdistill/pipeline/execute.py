@@ -6,20 +6,20 @@ Nothing here knows Ray. An order's result is durable in the study folder before 
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
-import numpy as np
 import torch
 
 from mmdistill.pipeline.bench import Bench, Piece
 from mmdistill.pipeline.cache import Entry, StageCache
-from mmdistill.pipeline.evaluation import evaluate, logits_on, probabilities
+from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilities
 from mmdistill.pipeline.fold import Fold, opened, tensor_part
 from mmdistill.pipeline.order import Lane, Order
-from mmdistill.pipeline.stages import Pipeline
-from mmdistill.pipeline.studying import cohort_key, degenerate_note, student_network
+from mmdistill.pipeline.run import canonical
+from mmdistill.pipeline.studying import cohort_key, degenerate_notes, student_network
 from mmdistill.records.finals import Final
 from mmdistill.records.rows import EpochRow, PredictionRow, TrialRow
 from mmdistill.records.study import StudyFolder
@@ -40,12 +40,13 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
     attempt = study.begin_attempt(order.order_id) if writes else 0
     try:
         final = execute(order, cache, runtime)
+        if writes:
+            study.put_final(final)
     except Exception as error:
         if writes:
             study.end_attempt(order.order_id, attempt, "failed", _last_line(error))
         return "failed"
     if writes:
-        study.put_final(final)
         study.end_attempt(order.order_id, attempt, "complete")
     return "complete"
 
@@ -54,7 +55,8 @@ def execute(order: Order, cache: StageCache, runtime: Runtime) -> Final:
     """Return the rows of an order."""
     if order.kind == "stages":
         return _prepare(order, cache, runtime)
-    results = [result for group in _groups(order.lanes) for result in _study_lanes(order, group, cache, runtime)]
+    groups = _groups(order.lanes)
+    results = [result for group in groups for result in _study_lanes(order, group, cache, runtime)]
     return Final(
         order.order_id,
         order.kind,
@@ -68,8 +70,9 @@ def execute(order: Order, cache: StageCache, runtime: Runtime) -> Final:
 def failed_final(order: Order, reason: str) -> Final:
     """Return the rows of an order that was given up: it counts, and the study goes on."""
     now = datetime.now(UTC)
-    results = [_trial(order, lane, None, Pipeline(lane.run, ""), "cpu", now) for lane in order.lanes]
-    return Final(order.order_id, order.kind, trials=[_with_error(trial, reason) for trial in results])
+    trials = [_trial(order, lane, {}, {}, None, now) for lane in order.lanes]
+    trials = [replace(trial, status="failed", error=reason) for trial in trials]
+    return Final(order.order_id, order.kind, trials=trials)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class _Result:
 
 def _prepare(order: Order, cache: StageCache, runtime: Runtime) -> Final:
     request = order.stages[0]
-    fold = opened(request.run.data, request.run.fold, False, str(runtime.device))  # noqa: FBT003
+    fold = opened(request.run.data, request.run.fold, with_test=False, device=str(runtime.device))
     bench = Bench(order.order_id, cache, fold, runtime)
     pieces = [Piece(r.run, r.pair_id) for r in order.stages]
     if request.kind == "teacher":
@@ -103,17 +106,17 @@ def _groups(lanes: Sequence[Lane]) -> Iterator[list[Lane]]:
 def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Runtime) -> list[_Result]:
     started = datetime.now(UTC)
     run = lanes[0].run
-    fold = opened(run.data, run.fold, order.kind == "test", str(runtime.device))
+    fold = opened(run.data, run.fold, with_test=order.kind == "test", device=str(runtime.device))
     bench = Bench(order.order_id, cache, fold, runtime)
     pieces = [Piece(lane.run, lane.pair_id, lane.arm) for lane in lanes]
     outputs = bench.outputs(pieces)
     students = bench.students(pieces, outputs)
-    prices = [0.0] * len(lanes) if outputs is None else [entry.facts["total_cpu_s"] for entry in outputs]
+    taught = outputs or [Entry({}, {})] * len(lanes)
     if order.kind == "test":
-        return _test(order, lanes, students, bench, prices)
+        return _test(order, lanes, students, bench, taught)
     results = []
     for k, (lane, student) in enumerate(zip(lanes, students, strict=True)):
-        trial = _trial(order, lane, student, bench.pipeline(pieces[k]), str(runtime.device), started, prices[k])
+        trial = _trial(order, lane, student.facts, taught[k].facts, bench, started)
         results.append(_Result(trial, _epochs(lane, student), [], bench, k == 0))
     return results
 
@@ -121,13 +124,13 @@ def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Ru
 def _trial(
     order: Order,
     lane: Lane,
-    student: Entry | None,
-    pipeline: Pipeline,
-    device: str,
+    facts: Mapping[str, Any],
+    taught: Mapping[str, Any],
+    bench: Bench | None,
     started: datetime,
-    stage_cpu_s: float = 0.0,
 ) -> TrialRow:
-    facts = {} if student is None else student.facts
+    """Return the row of a lane from the facts of its student and of its teachers' outputs."""
+    run = canonical(lane.run)
     shares = facts.get("selection", {})
     diverged = facts.get("diverged")
     return TrialRow(
@@ -146,40 +149,39 @@ def _trial(
         metrics={} if diverged else facts.get("metrics", {}),
         parameters=lane.parameters,
         config_json=lane.run.model_dump_json(),
-        run_digest=pipeline.run.digest,
+        run_digest=run.digest,
         dataset=lane.run.data.dataset,
-        teachers=list(pipeline.run.networks()),
+        teachers=list(run.networks()),
         selection=shares,
-        note=degenerate_note(shares),
+        note="; ".join([*degenerate_notes(shares), *taught.get("notes", [])]) or None,
         cpu_s=facts.get("cpu_s", 0.0),
-        stage_cpu_s=stage_cpu_s,
+        stage_cpu_s=taught.get("total_cpu_s", 0.0),
         lanes=facts.get("lanes", len(order.lanes)),
         error=diverged,
-        device=device,
+        device="cpu" if bench is None else str(bench.runtime.device),
         host=socket.gethostname(),
         started_at=started,
         ended_at=datetime.now(UTC),
     )
 
 
-def _with_error(trial: TrialRow, reason: str) -> TrialRow:
-    return replace(trial, status="failed", error=reason)
-
-
 def _epochs(lane: Lane, student: Entry) -> list[EpochRow]:
     return [
-        EpochRow(trial_id=lane.trial_id, arm=lane.arm, phase=lane.phase, epoch=e, name=_curve(name), value=value)
+        EpochRow(
+            trial_id=lane.trial_id,
+            arm=lane.arm,
+            phase=lane.phase,
+            epoch=epoch,
+            name=name.removeprefix("detail/"),
+            value=value,
+        )
         for name, values in student.facts["curves"].items()
-        for e, value in enumerate(values)
+        for epoch, value in enumerate(values)
     ]
 
 
-def _curve(name: str) -> str:
-    return name.removeprefix("detail/")
-
-
 def _test(
-    order: Order, lanes: list[Lane], students: Sequence[Entry], bench: Bench, prices: Sequence[float]
+    order: Order, lanes: list[Lane], students: Sequence[Entry], bench: Bench, taught: Sequence[Entry]
 ) -> list[_Result]:
     started, clock = datetime.now(UTC), time.process_time()
     fold = bench.fold
@@ -193,16 +195,13 @@ def _test(
     cpu_s = (time.process_time() - clock) / len(lanes)
     results = []
     for k, lane in enumerate(lanes):
-        facts = students[k].facts | {"metrics": metrics[k], "cpu_s": cpu_s, "curves": {}}
-        piece = Piece(lane.run, lane.pair_id, lane.arm)
-        measured = Entry({}, facts)
-        trial = _trial(order, lane, measured, bench.pipeline(piece), str(fold.device), started, prices[k])
-        trial = replace(trial, split="test")
+        facts = students[k].facts | {"metrics": metrics[k], "cpu_s": cpu_s}
+        trial = replace(_trial(order, lane, facts, taught[k].facts, bench, started), split="test")
         results.append(_Result(trial, [], _predictions(lane, fold, logits[k]), bench, k == 0))
     return results
 
 
-def _predictions(lane: Lane, fold: Fold, logits_NC: np.ndarray) -> list[PredictionRow]:  # type: ignore[type-arg]
+def _predictions(lane: Lane, fold: Fold, logits_NC: Array) -> list[PredictionRow]:
     part = fold.arrays.test
     assert part is not None
     classes = fold.task == "classification"
@@ -227,4 +226,3 @@ def _predictions(lane: Lane, fold: Fold, logits_NC: np.ndarray) -> list[Predicti
 
 def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip()
-

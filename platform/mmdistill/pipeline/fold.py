@@ -59,7 +59,7 @@ class Fold:
 
 
 @lru_cache(maxsize=4)
-def opened(data: DataSettings, fold: int, with_test: bool, device: str) -> Fold:  # noqa: FBT001
+def opened(data: DataSettings, fold: int, with_test: bool, device: str) -> Fold:
     """Return a fold ready for training; the last few stay in memory of this process."""
     arrays = open_fold(data, fold, with_test=with_test)
     where = torch.device(device)

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.settings import Settings
 
@@ -18,7 +20,7 @@ class Lane(Settings):
     seed_index: int | None = None
     pair_id: str
     run: RunSettings
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class StageRequest(Settings):

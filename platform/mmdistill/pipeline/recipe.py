@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from mmdistill.errors import UnknownNameError
 from mmdistill.registry import unknown_name
 from mmdistill.settings import Settings
@@ -27,7 +29,7 @@ class Recipe(Settings):
     source: str
     provenance: str
     note: str
-    run: dict[str, Any] = {}
+    run: dict[str, Any] = Field(default_factory=dict)
 
 
 @cache

@@ -1,6 +1,5 @@
 """The settings of one run, and what they mean for its networks."""
 
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -62,7 +61,7 @@ class RunSettings(Settings):
     teachers: TeacherSettings = TeacherSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     selection: SelectionSettings = SelectionSettings()
-    terms: dict[str, SerializeAsAny[TermSettings]] = {}
+    terms: dict[str, SerializeAsAny[TermSettings]] = Field(default_factory=dict)
     optimiser: OptimiserSettings = OptimiserSettings()
     epochs: Annotated[int, Field(ge=1)] = 40
     batch_size: Annotated[int, Field(ge=2)] = 64
@@ -89,7 +88,8 @@ class RunSettings(Settings):
 
     def networks(self) -> dict[str, tuple[str, ...]]:
         """Return the modalities of each teacher of the pool, by name."""
-        data, found = self.data, {}
+        data = self.data
+        found: dict[str, tuple[str, ...]] = {}
         for name in self.teachers.pool:
             if name == "each":
                 found |= {modality: (modality,) for modality in data.privileged}
@@ -125,33 +125,50 @@ def _term_settings(name: str, settings: Any) -> Any:
     try:
         return TERMS[name].settings_type.model_validate(settings)
     except ValidationError as error:
-        details = [f"`{'.'.join(map(str, d['loc']))}`: {d['msg']} (got {d['input']!r})" for d in error.errors()]
-        raise ValueError(f"term {name}: {', '.join(details)}") from error
+        found = [(".".join(map(str, d["loc"])), d["msg"], d["input"]) for d in error.errors()]
+        details = ", ".join(f"`{key}`: {message} (got {value!r})" for key, message, value in found)
+        raise ValueError(f"term {name}: {details}") from error
 
 
 def _contradictions(run: RunSettings) -> list[str]:
-    data, terms = run.data, run.active_terms()
-    known = set(data.student) | set(data.privileged)
-    problems = []
+    return [*_pool_problems(run), *_teaching_problems(run), *_term_problems(run)]
+
+
+def _pool_problems(run: RunSettings) -> list[str]:
+    data, problems = run.data, []
     for name in run.teachers.pool:
-        foreign = set() if name in RESERVED else set(name.split("+")) - known
+        foreign = set() if name in RESERVED else set(name.split("+")) - set(data.modalities)
         if foreign:
             mend = f"name modalities of data.student or data.privileged, or one of {', '.join(RESERVED)}"
             problems.append(f"teachers.pool: {name!r} is no teacher of this run ({mend})")
         if name in {"each", "joint", "privileged"} and not data.privileged:
-            problems.append(f"teachers.pool: {name!r} needs privileged modalities, and data.privileged is empty")
+            needs = "needs privileged modalities, and data.privileged is empty"
+            problems.append(f"teachers.pool: {name!r} {needs}")
+    return problems
+
+
+def _teaching_problems(run: RunSettings) -> list[str]:
+    problems = []
+    if run.trains_teacher() and len(run.networks()) != 1:
+        only = "a jointly trained teacher must be the only one"
+        problems.append(f"{only}, but the pool is {list(run.networks())}")
+    if run.alignment.kind != "none" and "joint" not in run.teachers.pool:
+        missing = "which is not in teachers.pool"
+        problems.append(f"alignment pulls the other teachers to the `joint` one, {missing}")
+    return problems
+
+
+def _term_problems(run: RunSettings) -> list[str]:
+    terms, problems = run.active_terms(), []
     needy = [name for name in terms if "teacher" in TERMS[name].needs]
     if needy and not run.teachers.pool:
         problems.append(f"terms.{needy[0]} needs a teacher, and teachers.pool is empty")
-    if run.trains_teacher() and len(run.teachers.pool) != 1:
-        problems.append(f"a jointly trained teacher must be the only one, but the pool is {run.teachers.pool}")
     if run.needs_auxiliary() and not run.trains_teacher():
-        problems.append("an auxiliary network needs `teachers.training = \"joint\"`")
-    if run.needs_auxiliary() and not data.privileged:
+        problems.append('an auxiliary network needs `teachers.training = "joint"`')
+    if run.needs_auxiliary() and not run.data.privileged:
         problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
-    if run.alignment.kind != "none" and "joint" not in run.teachers.pool:
-        problems.append("alignment pulls the other teachers to the `joint` one, which is not in teachers.pool")
-    anchors = getattr(terms.get("transport"), "k", 0)
+    transport = terms.get("transport")
+    anchors = 0 if transport is None or "k" in transport.dead() else getattr(transport, "k", 0)
     if anchors >= run.batch_size:
         problems.append(f"terms.transport.k must be below batch_size, but is {anchors} of {run.batch_size}")
     return problems
@@ -159,10 +176,9 @@ def _contradictions(run: RunSettings) -> list[str]:
 
 def canonical(run: RunSettings) -> RunSettings:
     """Return the run with everything that changes nothing at its default, so that equal runs look equal."""
-    changes: dict[str, Any] = {"terms": {n: _without_dead(s) for n, s in run.active_terms().items()}}
-    if not run.active_terms():
-        changes["teachers"] = TeacherSettings()
-    several = len(run.networks()) > 1 and bool(run.active_terms())
+    terms = {name: _without_dead(settings) for name, settings in run.active_terms().items()}
+    changes: dict[str, Any] = {"terms": terms, "teachers": _teachers_that_matter(run)}
+    several = len(run.networks()) > 1 and bool(terms)
     if not several:
         changes |= {"selection": SelectionSettings(), "alignment": AlignmentSettings()}
     elif run.alignment.kind == "none":
@@ -170,11 +186,22 @@ def canonical(run: RunSettings) -> RunSettings:
     return run.model_copy(update=changes)
 
 
+def _teachers_that_matter(run: RunSettings) -> TeacherSettings:
+    teachers = run.teachers
+    if not run.active_terms():
+        return TeacherSettings()
+    if run.trains_teacher():
+        names = ("pool", "training", "task_weight")
+        return TeacherSettings(**{name: getattr(teachers, name) for name in names})
+    return teachers.model_copy(update={"task_weight": TeacherSettings().task_weight})
+
+
 def _without_dead(settings: TermSettings) -> TermSettings:
     defaults = type(settings)()
-    # An infinite value is what makes its own field dead to a search: it still says what the term is.
-    names = [n for n in settings.dead() if getattr(settings, n) not in {math.inf, -math.inf}]
-    return settings.model_copy(update={n: getattr(defaults, n) for n in names})
+    alone = {name: settings.model_copy(update={name: getattr(defaults, name)}) for name in settings.dead()}
+    # An infinite value that makes its own field dead to a search still says what the term is.
+    still_dead = [name for name, changed in alone.items() if name in changed.dead()]
+    return settings.model_copy(update={name: getattr(defaults, name) for name in still_dead})
 
 
 def live_ranges(run: RunSettings, task: Task) -> dict[str, Range]:
@@ -183,6 +210,7 @@ def live_ranges(run: RunSettings, task: Task) -> dict[str, Range]:
     dead = {f"terms.{name}.{field}" for name, settings in active.items() for field in settings.dead()}
     if task == "regression":
         dead.add("optimiser.label_smoothing")
+        dead |= {f"terms.{name}.{field}" for name in active for field in TERMS[name].classification_only}
     return {
         path: found
         for path, found in declared_ranges(run).items()

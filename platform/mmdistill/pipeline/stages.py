@@ -73,8 +73,8 @@ class Pipeline:
         own = {key: settings[key] for key in settings if key not in {"pool", "training", "task_weight"}}
         modalities = network_modalities(name, self.run.data)
         own |= {"modalities": list(modalities), "network": self.run.network.as_json()}
-        own |= {"batch_size": self.run.batch_size, **self._context}
-        return Stage("teacher", "+".join(modalities), own)
+        own |= {"batch_size": self.run.batch_size}
+        return Stage("teacher", "+".join(modalities), own | self._context)
 
     @cached_property
     def alignment(self) -> Stage | None:
@@ -96,9 +96,15 @@ class Pipeline:
     @cached_property
     def student(self) -> Stage:
         """Return the stage that trains the student."""
-        upstream = () if self.outputs is None else (self.outputs,)
-        own = {"run": self.run.as_json(), **self._context}
-        return Stage("student", "student", own, upstream)
+        own = self.run.as_json()
+        # The data is in the context. What frozen teachers are is in the key of their outputs.
+        own["data"] = {"student": sorted(self.run.data.student)}
+        if self.outputs is not None:
+            del own["teachers"], own["alignment"]
+            return Stage("student", "student", own | self._context, (self.outputs,))
+        own["networks"] = self.run.networks()
+        own["auxiliary"] = sorted(self.run.data.privileged) if self.run.needs_auxiliary() else []
+        return Stage("student", "student", own | self._context)
 
     def shared(self) -> list[Stage]:
         """Return the stages below the student, each after those it reads."""

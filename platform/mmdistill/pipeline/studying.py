@@ -3,7 +3,7 @@
 Axes: K lanes, M teachers, N rows, D width, C outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mmdistill.models.network import Network
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold
-from mmdistill.pipeline.run import RunSettings, network_modalities
+from mmdistill.pipeline.run import RunSettings, canonical, network_modalities
 from mmdistill.randomness import derive_seed
 from mmdistill.settings import declared_ranges, digest, flattened
 from mmdistill.terms import TERMS, Shapes
@@ -29,9 +29,11 @@ DEGENERATE_SHARE = 0.99
 
 def cohort_key(run: RunSettings) -> str:
     """Return what lanes of one cohort must agree in: everything but the seed and fields with a range."""
-    flat = flattened(run.as_json())
+    # A term of weight 0 is absent, so its lane has another objective than one with a weight.
+    run = canonical(run)
     varying = set(declared_ranges(run)) | {"seed"}
-    return digest({path: value for path, value in flat.items() if path not in varying})
+    same = {path: value for path, value in flattened(run.as_json()).items() if path not in varying}
+    return digest([same, list(run.terms)])
 
 
 def train_students(
@@ -96,12 +98,11 @@ def _shares(curves: dict[str, list[float]]) -> dict[str, float]:
     return {n.removeprefix(prefix): sum(v) / len(v) for n, v in curves.items() if n.startswith(prefix)}
 
 
-def degenerate_note(shares: dict[str, float]) -> str | None:
-    """Return the stamp of a run whose selection is no selection."""
-    for name, share in shares.items():
-        if share > DEGENERATE_SHARE:
-            return f"selection degenerate: equals fixed:{name}"
-    return None
+def degenerate_notes(shares: Mapping[str, float]) -> list[str]:
+    """Return the stamp of a run whose selection is no selection; none for one that selects."""
+    return [
+        f"selection degenerate: equals fixed:{n}" for n, share in shares.items() if share > DEGENERATE_SHARE
+    ]
 
 
 def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:
@@ -131,9 +132,7 @@ def _lanes(runs: Sequence[RunSettings], field: str, fold: Fold) -> Tensor:
     return torch.tensor([getattr(run.optimiser, field) for run in runs], device=fold.device)
 
 
-def _terms(
-    runs: Sequence[RunSettings], shapes: Shapes, fold: Fold
-) -> dict[str, AbstractTerm]:  # type: ignore[type-arg]
+def _terms(runs: Sequence[RunSettings], shapes: Shapes, fold: Fold) -> dict[str, AbstractTerm]:  # type: ignore[type-arg]
     found = {}
     for name in runs[0].active_terms():
         seeds = [derive_seed(run.seed, "term", name) for run in runs]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Variants:
     """
 
     rows: list[Tensor]
-    inner_N: list[np.ndarray]  # type: ignore[type-arg]
+    inner_N: list[npt.NDArray[np.int64]]
     count: int
 
     @classmethod
@@ -80,7 +81,8 @@ def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: 
     smoothing = torch.full((len(seeds),), run.teachers.label_smoothing, device=fold.device)
     objective = SupervisedObjective(network, fold.train, fold.validation, fold.task, smoothing, runtime)
     batches, steps = variants.batches(runs, "teacher")
-    rate, decay = (torch.full_like(smoothing, v) for v in (run.teachers.learning_rate, run.teachers.weight_decay))
+    rate = torch.full_like(smoothing, run.teachers.learning_rate)
+    decay = torch.full_like(smoothing, run.teachers.weight_decay)
     fitted = fit(objective, Plan(batches, run.teachers.epochs, steps, rate, decay, "cosine"), runtime)
     with torch.no_grad():
         scores = objective.validation()
@@ -163,7 +165,7 @@ def _named_outputs(
     return {name: found[name] for name in networks}
 
 
-def _held_out(logits_KNC: Tensor, inner_N: np.ndarray, first: int) -> Tensor:  # type: ignore[type-arg]
+def _held_out(logits_KNC: Tensor, inner_N: npt.NDArray[np.int64], first: int) -> Tensor:
     lane_N = torch.from_numpy(inner_N).to(logits_KNC.device) + 1 + first
     rows_N = torch.arange(logits_KNC.shape[1], device=logits_KNC.device)
     return logits_KNC[lane_N, rows_N]
@@ -186,7 +188,8 @@ def _loaded(
 def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, lanes: int) -> Streams:
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
     inputs = {name: part.inputs[name].expand(lanes, *part.inputs[name].shape) for name in joint.modalities}
-    return Streams(unimodal, {name: joint.encoders[name](inputs[name]) for name in joint.modalities}, part.labels)
+    encoded = {name: joint.encoders[name](inputs[name]) for name in joint.modalities}
+    return Streams(unimodal, encoded, part.labels)
 
 
 def _entries(fitted: Fitted, variants: int, metrics: Sequence[dict[str, float]]) -> list[Entry]:

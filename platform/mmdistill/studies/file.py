@@ -3,39 +3,93 @@
 Nothing here looks at data or knows of other arms; :mod:`mmdistill.studies.study` puts it together.
 """
 
+import datetime
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StrictBool,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mmdistill.errors import ConfigError, Problem
-from mmdistill.settings import Choice, Range, Settings, edited, problems_of
+from mmdistill.settings import Choice, Range, Settings, edited, flattened, problems_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,79}")
+NAME_RULE = (
+    "a name starts with a letter or digit and holds at most 80 of letters, digits, `.`, `_`, `+`, `@`, `-`"
+)
 LARGEST_FILE = 1 << 20
 
-Space = dict[str, Range | Choice | bool]
+# Which alternative of a union pydantic took; no key is ever written like this.
+_TAGS = ("<range>", "<choice>", "<flag>")
+_DIMENSION_KEYS = {*Range.model_fields, *Choice.model_fields}
+
+
+def _tag(value: object) -> str | None:
+    if isinstance(value, Choice) or (isinstance(value, Mapping) and "choice" in value):
+        return "<choice>"
+    if isinstance(value, Range | Mapping):
+        return "<range>"
+    return "<flag>" if isinstance(value, bool) else None
+
+
+def _by_path(space: Any, prefix: str = "") -> Any:
+    """Return a space by dotted path, however its paths were written: TOML nests keys without quotes."""
+    if not isinstance(space, Mapping):
+        return space
+    flat: dict[str, Any] = {}
+    for key, value in space.items():
+        is_nested = isinstance(value, Mapping) and value and not _DIMENSION_KEYS & set(value)
+        if is_nested and all(isinstance(below, Mapping | bool) for below in value.values()):
+            flat |= _by_path(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+_Searched = Annotated[
+    Annotated[Range, Tag("<range>")]
+    | Annotated[Choice, Tag("<choice>")]
+    | Annotated[StrictBool, Tag("<flag>")],
+    Discriminator(
+        _tag,
+        custom_error_type="space",
+        custom_error_message="give `{ low, high }`, `{ choice = [...] }`, true or false",
+    ),
+]
+Space = Annotated[dict[str, _Searched], BeforeValidator(_by_path)]
 
 
 def _checked_name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(
-            "a name starts with a letter or digit and holds at most 80 of letters, digits, `.`, `_`, `+`, `@`, `-`"
-        )
+        raise ValueError(NAME_RULE)
     return value
 
 
 class ArmEntry(Settings):
-    """One hand-written alternative: a recipe, edits of its run by dotted path, its own changes of the space."""
+    """One hand-written alternative: a recipe, edits of its run by dotted path, its changes of the space."""
 
     name: str
     recipe: str
-    edits: dict[str, Any] = {}
-    space: Space = {}
+    edits: dict[str, Any] = Field(default_factory=dict)
+    space: Space = Field(default_factory=dict)
     _name = field_validator("name")(_checked_name)
+
+    @field_validator("edits")
+    @classmethod
+    def _by_dotted_path(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # TOML makes tables of dotted keys without quotes: they must not replace what is beside them.
+        return flattened(value)
 
 
 class SearchSettings(Settings):
@@ -58,7 +112,7 @@ class SearchSettings(Settings):
     sampler: Literal["tpe", "random"] = "tpe"
     top: Annotated[int, Field(ge=1)] = 3
     seeds: Annotated[int, Field(ge=1)] = 3
-    space: Space = {}
+    space: Space = Field(default_factory=dict)
 
 
 class ConfirmSettings(Settings):
@@ -124,26 +178,77 @@ def read_study_file(path: Path, edits: Sequence[str] = ()) -> StudyFile:
     Raises:
         ConfigError: with every problem of the file.
     """
-    tree = _parsed(path)
     where = str(path)
-    tree = edited(tree, dict(_edit(text) for text in edits))
+    tree = _edited(_parsed(path), edits)
     try:
         return StudyFile.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(problems_of(error, where)) from error
+        raise ConfigError([_without_tags(problem) for problem in problems_of(error, where)]) from error
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError([Problem(str(path), "there is no such study file", "check the path")])
-    if path.stat().st_size > LARGEST_FILE:
-        raise ConfigError([Problem(str(path), "a study file is at most 1 MiB", "give another file")])
+    problem = _unreadable(path)
+    if problem:
+        raise ConfigError([problem])
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
+        tree = tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        rule, mend = f"not readable: {error.strerror}", "check its permissions"
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), f"not UTF-8 at byte {error.start}", "save it as UTF-8")]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Problem(str(path), f"not TOML: {error}", "mend the syntax there")]) from error
+        rule, mend = f"not UTF-8 at byte {error.start}", "save it as UTF-8"
+    except (ValueError, RecursionError) as error:
+        # Beside its own error, tomllib lets through those of over-long integers and of deep nesting.
+        rule, mend = f"not TOML: {error}", "mend the syntax there"
+    else:
+        dates = [
+            Problem(f"{path}: {key}", "a date is no setting", "put it in quotes") for key in _dates(tree)
+        ]
+        if dates:
+            raise ConfigError(dates)
+        return tree
+    raise ConfigError([Problem(str(path), rule, mend)])
+
+
+def _unreadable(path: Path) -> Problem | None:
+    if path.is_dir():
+        return Problem(str(path), "a folder is no study file", "give the TOML file")
+    if not path.is_file():
+        return Problem(str(path), "there is no such study file", "check the path")
+    if path.stat().st_size > LARGEST_FILE:
+        return Problem(str(path), "a study file is at most 1 MiB", "give another file")
+    return None
+
+
+def _dates(value: Any, key: str = "") -> Iterator[str]:
+    """Return the keys whose values are dates or times, which nothing here can be."""
+    if isinstance(value, datetime.date | datetime.time):
+        yield key
+    elif isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _dates(below, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for place, below in enumerate(value):
+            yield from _dates(below, f"{key}.{place}")
+
+
+def _without_tags(problem: Problem) -> Problem:
+    where = problem.where
+    for tag in _TAGS:
+        where = where.replace(f".{tag}", "")
+    return problem._replace(where=where)
+
+
+def _edited(tree: dict[str, Any], edits: Sequence[str]) -> dict[str, Any]:
+    problems: list[Problem] = []
+    for text in edits:
+        try:
+            key, value = _edit(text)
+            tree = edited(tree, {key: value})
+        except ConfigError as error:
+            problems += [problem._replace(where=f"edit {text!r}") for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return tree
 
 
 def _edit(text: str) -> tuple[str, Any]:
@@ -151,7 +256,8 @@ def _edit(text: str) -> tuple[str, Any]:
     if not sign or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
         raise ConfigError([Problem(f"edit {text!r}", "an edit is `key=value`", "e.g. search.trials=4")])
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        found = tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):
         # A bare word is a string: shells eat the quotes that TOML would want.
         return key, value
+    return key, value if any(True for _ in _dates(found)) else found

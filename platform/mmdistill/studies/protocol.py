@@ -5,19 +5,19 @@ test orders. It never looks at a clock, a worker or the cache, so the table of a
 many workers there were nor on how often it was killed.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from mmdistill.pipeline.order import Lane, Order, StageRequest
-from mmdistill.pipeline.run import RunSettings
-from mmdistill.pipeline.stages import Pipeline
+from mmdistill.pipeline.order import Lane, Order
 from mmdistill.randomness import derive_seed
 from mmdistill.records.finals import Final
 from mmdistill.records.rows import TrialRow
-from mmdistill.settings import Dimension, digest, edited
-from mmdistill.studies.study import Arm, Study
+from mmdistill.settings import Dimension
+from mmdistill.studies.orders import Cell, OrderBook
+from mmdistill.studies.study import Study
 
 
 class Past(NamedTuple):
@@ -86,34 +86,12 @@ class Step:
     is_finished: bool = False
 
 
-class Pair(NamedTuple):
-    """What makes results comparable: one fold, one seed."""
-
-    phase: str
-    index: int
-    fold: int
-    seed: int
-    pair_id: str
-
-
-class Cell(NamedTuple):
-    """The unit that is searched: an arm in a fold (nested tuning)."""
-
-    arm: Arm
-    fold: int
-
-    @property
-    def label(self) -> str:
-        """Return the name of the cell in decisions."""
-        return f"{self.arm.name}~fold{self.fold}"
-
-
 class StudyProtocol:
     """The rules of one study."""
 
     def __init__(self, study: Study, propose: Proposer) -> None:
         self.study, self._propose = study, propose
-        self._shared: dict[str, list[Order]] = {}
+        self.book = OrderBook(study)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -197,9 +175,9 @@ class StudyProtocol:
         decision = state.decisions.get(f"{cell.label}~generation{g}")
         if decision is None:
             return None
-        pair = self.pairs("search", cell.fold)[0]
-        lanes = [self._lane(cell, pair, t["parameters"], t["number"]) for t in decision["trials"]]
-        return self._orders("search", f"{cell.arm.name}: search, generation {g}", lanes)
+        pair = self.book.pairs("search", cell.fold)[0]
+        lanes = [self.book.lane(cell, pair, t["parameters"], t["number"]) for t in decision["trials"]]
+        return self.book.orders("search", f"{cell.arm.name}: search, generation {g}", lanes)
 
     def _tuning(self, cell: Cell, state: State) -> list[Order]:
         found: list[Order] = []
@@ -211,11 +189,11 @@ class StudyProtocol:
     def _validation(self, cell: Cell, past: Sequence[Past]) -> list[Order]:
         best = sorted((trial for trial in past if trial.value is not None), key=lambda t: (t.value, t.number))
         lanes = [
-            self._lane(cell, pair, trial.parameters, trial.number)
+            self.book.lane(cell, pair, trial.parameters, trial.number)
             for trial in best[: self.study.file.search.top]
-            for pair in self.pairs("validate", cell.fold)
+            for pair in self.book.pairs("validate", cell.fold)
         ]
-        return self._orders("validate", f"{cell.arm.name}: best trials on validation seeds", lanes)
+        return self.book.orders("validate", f"{cell.arm.name}: best trials on validation seeds", lanes)
 
     def _is_tuned(self, cell: Cell, state: State) -> bool:
         past = self._past(cell, len(self.generations), state)
@@ -232,14 +210,17 @@ class StudyProtocol:
             for order in self._validation(cell, past):
                 for row in state.finals[order.order_id].trials:
                     values.setdefault(row.number or 0, []).append(self.criterion(row))
-            means = {n: sum(v) / len(v) for n, v in values.items() if None not in v}  # type: ignore[arg-type]
+            known = {n: [v for v in found if v is not None] for n, found in values.items()}
+            # A finalist that failed on any seed cannot win.
+            means = {n: sum(v) / len(v) for n, v in known.items() if len(v) == len(values[n])}
             if not means:
                 winners.append({"arm": cell.arm.name, "fold": cell.fold, "number": None, "parameters": {}})
                 continue
             number = min(means, key=lambda n: (means[n], n))
             parameters = next(dict(trial.parameters) for trial in past if trial.number == number)
             winner = {"arm": cell.arm.name, "fold": cell.fold, "number": number, "parameters": parameters}
-            winners.append(winner | {"criterion": means[number], "candidates": {str(n): m for n, m in means.items()}})
+            candidates = {str(n): mean for n, mean in means.items()}
+            winners.append(winner | {"criterion": means[number], "candidates": candidates})
         return {"winners": winners}
 
     def _of_winners(self, phase: str, selection: Mapping[str, Any]) -> list[Order]:
@@ -250,128 +231,39 @@ class StudyProtocol:
             winner = winners[cell.arm.name, cell.fold]
             if winner["number"] is None:
                 continue
-            pairs = self.pairs("confirm", cell.fold)
-            lanes = [self._lane(cell, pair, winner["parameters"], winner["number"], phase) for pair in pairs]
-            orders += self._orders(phase, f"{cell.arm.name}: {phase}", lanes)
+            pairs = self.book.pairs("confirm", cell.fold)
+            lanes = [
+                self.book.lane(cell, pair, winner["parameters"], winner["number"], phase) for pair in pairs
+            ]
+            orders += self.book.orders(phase, f"{cell.arm.name}: {phase}", lanes)
         return orders
 
-    # Orders and what they wait for.
-
-    def pairs(self, phase: str, fold: int) -> list[Pair]:
-        """Return the pairs of a phase; test reads the confirmation's."""
-        file = self.study.file
-        count = {"search": 1, "validate": file.search.seeds, "confirm": file.confirm.pairs}[phase]
-        return [
-            Pair(
-                phase,
-                index,
-                fold,
-                derive_seed(file.seed, phase, index, fold),
-                f"{self.study.dataset}~fold{fold}~{phase}{index}",
-            )
-            for index in range(count)
-        ]
+    # What the rows say, and what can start.
 
     def criterion(self, row: TrialRow) -> float | None:
         """Return what trials are ranked by, lower is better; None for one that failed or diverged."""
         name = "log_loss" if self.study.task == "classification" else "ccc"
         value = row.metrics.get(name)
-        if row.status != "complete" or value is None:
+        if row.status != "complete" or value is None or not math.isfinite(value):
             return None
         return value if self.study.task == "classification" else 1 - value
 
-    def _lane(
-        self, cell: Cell, pair: Pair, parameters: Mapping[str, Any], number: int, phase: str | None = None
-    ) -> Lane:
-        phase = phase or pair.phase
-        changed = {**parameters, "seed": pair.seed, "fold": pair.fold}
-        run = RunSettings.model_validate(edited(cell.arm.run.as_json(), changed))
-        key = [self.study.file.name, cell.arm.name, phase, number, pair.index, pair.fold]
-        if phase in {"confirm", "test"}:
-            key[3] = "winner"
-        return Lane.model_validate(
-            {
-                "trial_id": digest(key),
-                "arm": cell.arm.name,
-                "phase": phase,
-                "number": number,
-                "seed_index": None if phase == "search" else pair.index,
-                "pair_id": pair.pair_id,
-                "run": run,
-                "parameters": dict(parameters),
-            }
-        )
-
-    def _orders(self, kind: str, title: str, lanes: Sequence[Lane]) -> list[Order]:
-        most = self.study.file.resources.lanes
-        return [_order(kind, title, lanes[start : start + most]) for start in range(0, len(lanes), most)]
-
     def _ready(self, wanted: Sequence[Order], state: State) -> list[Order]:
         """Return the orders that can start now: those whose stages are done, and the stages of the others."""
-        found: dict[str, Order] = {}
-        lanes_ready = []
+        stages: dict[str, Order] = {}
+        ready = []
         for order in wanted:
-            missing = [o for lane in order.lanes for o in self.stage_orders(lane) if o.order_id not in state.finals]
+            missing = [o for lane in order.lanes for o in self._missing_stages(lane, state)]
+            stages |= {o.order_id: o for o in missing if o.order_id not in stages}
             if not missing:
-                lanes_ready.append(order)
-            waits_for_teachers = {id(o) for o in missing if o.stages[0].kind == "teacher"}
-            for o in missing:
-                if o.stages[0].kind == "teacher" or not self._has_missing_teacher(o, missing, waits_for_teachers):
-                    found.setdefault(o.order_id, o)
-        return [*found.values(), *lanes_ready]
+                ready.append(order)
+        return [*stages.values(), *ready]
 
-    def _has_missing_teacher(self, outputs: Order, missing: Sequence[Order], teachers: set[int]) -> bool:
-        needed = {self._stage(r, name).key for r in outputs.stages for name in r.run.networks()}
-        given = {self._stage(r, r.name).key for o in missing if id(o) in teachers for r in o.stages}
-        return bool(needed & given)
-
-    def _stage(self, request: StageRequest, name: str) -> Any:
-        return Pipeline(request.run, self.study.fingerprints[request.run.fold]).teacher(name)
-
-    def stage_orders(self, lane: Lane) -> list[Order]:
-        """Return the orders of the shared stages a lane reads, for every pair of its phase at once."""
-        phase = "confirm" if lane.phase == "test" else lane.phase
-        run = lane.run.model_copy(update={"seed": 0})
-        pipeline = Pipeline(run, self.study.fingerprints[run.fold])
-        if pipeline.outputs is None:
-            return []
-        signature = digest([phase, run.fold, pipeline.outputs.key])
-        if signature not in self._shared:
-            self._shared[signature] = list(self._stage_orders(run, phase))
-        return self._shared[signature]
-
-    def _stage_orders(self, run: RunSettings, phase: str) -> Iterator[Order]:
-        pairs = self.pairs(phase, run.fold)
-        runs = [run.model_copy(update={"seed": pair.seed}) for pair in pairs]
-        most = self.study.file.resources.lanes
-        for start in range(0, len(pairs), most):
-            some = list(zip(pairs, runs, strict=True))[start : start + most]
-            for name in run.networks():
-                requests = [
-                    StageRequest(kind="teacher", name=name, pair_id=pair.pair_id, run=r) for pair, r in some
-                ]
-                yield self._stages_order(f"teacher {name} for {phase}", requests)
-            label = ",".join(run.networks())
-            requests = [
-                StageRequest(kind="teacher_outputs", name=label, pair_id=pair.pair_id, run=r) for pair, r in some
-            ]
-            yield self._stages_order(f"outputs of {label} for {phase}", requests)
-
-    def _stages_order(self, title: str, requests: Sequence[StageRequest]) -> Order:
-        keys = []
-        for request in requests:
-            pipeline = Pipeline(request.run, self.study.fingerprints[request.run.fold])
-            stage = pipeline.teacher(request.name) if request.kind == "teacher" else pipeline.outputs
-            keys.append(stage.key if stage is not None else "")
-        name = digest([self.study.file.name, "stages", keys])
-        return Order(order_id=f"stages-{name}", kind="stages", title=title, stages=tuple(requests))
-
-
-def _order(kind: str, title: str, lanes: Sequence[Lane]) -> Order:
-    name = digest([kind, *(lane.trial_id for lane in lanes)])
-    return Order.model_validate(
-        {"order_id": f"{kind}-{name}", "kind": kind, "title": title, "lanes": tuple(lanes)}
-    )
+    def _missing_stages(self, lane: Lane, state: State) -> Iterator[Order]:
+        """Return the stages a lane waits for that can start now."""
+        for shared in self.book.shared_stages(lane):
+            if shared.outputs.order_id not in state.finals:
+                yield from _open(shared.teachers, state) or [shared.outputs]
 
 
 def _open(orders: Sequence[Order], state: State) -> list[Order]:

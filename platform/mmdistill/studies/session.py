@@ -138,7 +138,10 @@ def _points(rows: Iterable[EpochRow]) -> list[tuple[str, int, float]]:
 
 
 def _hparams(trial: TrialRow) -> dict[str, Any]:
-    plain = {p: v if isinstance(v, int | float | str | bool) else json.dumps(v) for p, v in trial.parameters.items()}
+    plain = {
+        p: v if isinstance(v, int | float | str | bool) else json.dumps(v)
+        for p, v in trial.parameters.items()
+    }
     return {"arm": trial.arm, "phase": trial.phase} | plain
 
 

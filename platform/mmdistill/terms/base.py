@@ -75,6 +75,8 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})
     source: ClassVar[str]
+    # Fields that change nothing in regression.
+    classification_only: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, settings: Sequence[Own], shapes: Shapes, seeds: Sequence[int]) -> None:
         """Build the term.

@@ -1,4 +1,4 @@
-"""Contrastive mutual information between the teacher and the student, or the teacher and the auxiliary (AMID)."""
+"""Contrastive mutual information between the teacher and the student or the auxiliary (AMID)."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -32,9 +32,8 @@ class _Information(AbstractTerm[InformationSettings]):
 
     def _contrast(self, teacher: Outputs, other_KBD: Tensor) -> TermValue:
         teacher_KBD = teacher.features_KBD if self.shared.teacher_gradient else teacher.features_KBD.detach()
-        temperature = self.per_lane("temperature", other_KBD)
-        value = infonce(self.project_other(other_KBD), self.project_teacher(teacher_KBD), temperature=temperature)
-        return TermValue(value)
+        other, target = self.project_other(other_KBD), self.project_teacher(teacher_KBD)
+        return TermValue(infonce(other, target, temperature=self.per_lane("temperature", other_KBD)))
 
 
 @TERMS.register("mutual_information")

@@ -23,6 +23,7 @@ class SoftenedLogits(AbstractTerm[SoftenedLogitsSettings]):
     """
 
     settings_type = SoftenedLogitsSettings
+    classification_only = frozenset({"temperature"})
     source = "Hinton et al. 2015; RepDistiller distiller_zoo/KD.py"
 
     def forward(self, batch: Batch) -> TermValue:

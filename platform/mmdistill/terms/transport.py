@@ -1,18 +1,17 @@
 """Structural transport of PKDOT and MT-PKDOT: entropic optimal transport between similarity structures."""
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmdistill.losses.structural import structural_transport
 from mmdistill.settings import Tunable
-from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSettings, TermValue, require
+from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermValue, require
 
 
 class TransportSettings(TermSettings):
-    """Sinkhorn divergence between rows of the teacher's and the student's similarity matrices (equation 3)."""
+    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3)."""
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=30.0, log=True)] = 0.2
     eps_rel: Annotated[float, Field(gt=0, allow_inf_nan=True), Tunable(low=0.01, high=3.0, log=True)] = 0.13
@@ -26,8 +25,10 @@ class TransportSettings(TermSettings):
     iterations: Annotated[int, Field(ge=1)] = 100
 
     def dead(self) -> frozenset[str]:
-        """Identity coupling solves no transport problem; `all` takes no number of anchors."""
+        """Identity coupling solves no transport problem; `all` takes no number; no shift has no gradient."""
         dead = {"k"} if self.anchors == "all" else set()
+        if self.shift == "none":
+            dead.add("detach_shift")
         if self.coupling == "identity":
             dead |= {"eps_rel", "debias", "tolerance", "iterations"}
         elif math.isinf(self.eps_rel):
@@ -44,9 +45,6 @@ class Transport(AbstractTerm[TransportSettings]):
 
     settings_type = TransportSettings
     source = "MT-PKDOT, arXiv 2408.09035, equation 3; code mtpkdot.py"
-
-    def __init__(self, settings: Sequence[TransportSettings], shapes: Shapes, seeds: Sequence[int]) -> None:
-        super().__init__(settings, shapes, seeds)
 
     def forward(self, batch: Batch) -> TermValue:
         """Return the divergence of each lane; details tell how well its problem was solved."""

@@ -81,10 +81,17 @@ class _Watch:
     def see(self, losses: Losses, step: int) -> None:
         """Note the first step at which a term is not finite; no synchronisation with the device."""
         for name, value_K in {**losses.terms, "total": losses.total_K}.items():
-            bad = ~torch.isfinite(value_K.detach())
-            unseen = self.first.setdefault(name, torch.full_like(value_K.detach(), math.inf))
-            self.first[name] = torch.where(bad & torch.isinf(unseen), float(step), unseen)
-        self.alive_K = self.alive_K & torch.isfinite(losses.total_K.detach())
+            self._note(name, torch.isfinite(value_K.detach()), step)
+
+    def see_gradient(self, gradient_KP: Tensor, step: int) -> None:
+        """Note the first step at which a gradient is not finite, whatever the loss was."""
+        self._note("gradient", torch.isfinite(gradient_KP).all(dim=1), step)
+
+    def _note(self, name: str, fine_K: Tensor, step: int) -> None:
+        never_K = torch.full_like(fine_K, math.inf, dtype=torch.float32)
+        unseen_K = self.first.setdefault(name, never_K)
+        self.first[name] = torch.where(~fine_K & torch.isinf(unseen_K), float(step), unseen_K)
+        self.alive_K = self.alive_K & fine_K
 
     def report(self) -> dict[int, str]:
         """Return what went wrong per lane: the term that failed first."""
@@ -92,8 +99,9 @@ class _Watch:
         return {lane: self._reason(lane) for lane in dead}
 
     def _reason(self, lane: int) -> str:
-        name, step = min(((n, float(s[lane])) for n, s in self.first.items()), key=lambda found: found[1])
-        return f"{name} is not finite at step {int(step)}" if math.isfinite(step) else "weights are not finite"
+        # Of several at one step the first that was noted: a term, then the total, then the gradient.
+        step, name = min(((float(s[lane]), n) for n, s in self.first.items()), key=lambda found: found[0])
+        return f"{name} is not finite at step {int(step)}"
 
 
 def fit(objective: Objective, plan: Plan, runtime: Runtime) -> Fitted:
@@ -141,7 +149,7 @@ def _epoch(
         watch.see(losses, step)
         parameters.differentiate(losses.total_K)
         runtime.average(parameters.gradient_KP)
-        watch.alive_K = watch.alive_K & torch.isfinite(parameters.gradient_KP).all(dim=1)
+        watch.see_gradient(parameters.gradient_KP, step)
         optimiser.step(schedule_scale(plan.schedule, step, plan.steps * plan.epochs), watch.alive_K)
         parts = {f"term/{n}": v for n, v in losses.terms.items()}
         parts |= {f"detail/{n}": v for n, v in losses.details.items()}

@@ -10,11 +10,12 @@ from scipy.special import log_softmax
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
+Names = npt.NDArray[np.str_]
 
 ACE_BINS = 15
 
 
-def classification_metrics(logits_NC: Array, labels_N: Labels, groups_N: npt.NDArray[np.str_]) -> dict[str, float]:
+def classification_metrics(logits_NC: Array, labels_N: Labels, groups_N: Names) -> dict[str, float]:
     """Return accuracy, log-loss, Brier score, adaptive calibration error, macro-F1, worst class and group.
 
     Fractions are 0 to 1, log-loss in nats. ``worst_group_accuracy`` is absent where every row is a group of

@@ -74,7 +74,13 @@ class SupervisedObjective:
     """Train one network per lane on its labelled rows."""
 
     def __init__(
-        self, network: Network, train: TensorPart, validation: TensorPart, task: Task, smoothing_K: Tensor, runtime: Runtime
+        self,
+        network: Network,
+        train: TensorPart,
+        validation: TensorPart,
+        task: Task,
+        smoothing_K: Tensor,
+        runtime: Runtime,
     ) -> None:
         self.modules: nn.Module = network
         self._network = network
@@ -99,7 +105,7 @@ class SupervisedObjective:
 
 @dataclass(frozen=True)
 class Streams:
-    """Frozen inputs of alignment on one part: unimodal features by teacher, the joint's encoders by modality."""
+    """Frozen inputs of alignment on one part: features by unimodal teacher, the joint's by modality."""
 
     unimodal: dict[str, Tensor]
     joint: dict[str, Tensor]

@@ -99,7 +99,7 @@ def solve(
         row_weights: masses a, > 0, [..., N]; scaled to sum to 1. Uniform by default.
         column_weights: masses b, > 0, [..., M]; likewise.
         symmetric: the costs are those of a cloud to itself: symmetric, least on the diagonal, a = b. Solved
-            by averaged updates, which contract at least by half per iteration (Feydy et al., 2019, 3.1).
+            by averaged updates, which about halve the error each time or better (Feydy et al., 2019, 3.1).
 
     Raises:
         NumericsError: if ``eps`` is not above 0, if a mass is not above 0, or if the costs of a single

@@ -21,7 +21,11 @@ class Design(Settings, abc.ABC):
 
     @abc.abstractmethod
     def arms(self, base: ArmEntry, privileged: Sequence[str]) -> list[ArmEntry]:
-        """Return the generated arms; ``privileged`` are the modalities of the base's run."""
+        """Return the generated arms; ``privileged`` are the modalities of the base's run.
+
+        Raises:
+            ValueError: if the design asks for what the base does not have.
+        """
 
 
 DESIGNS: Registry[type[Design]] = Registry("design")

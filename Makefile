@@ -1,0 +1,35 @@
+# From a fresh clone: `make study` sets up .venv and runs the default study, `make test` runs every check and test.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+SETUP := .venv/installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install study check test clean
+
+install: $(SETUP)
+
+# torch comes first and alone: whatever build it is, the rest then finds it there.
+$(SETUP): pyproject.toml constraints.txt
+	@echo "setting up .venv (once; a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+study: $(SETUP)
+	$(BIN)/mmdistill run search_spaces/quickstart.toml $(ARGS)
+
+check: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+
+clean:
+	rm -rf build platform/mmdistill.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find platform tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The command line: parse, call one function, print. Nothing is decided here, and nobody imports it."""

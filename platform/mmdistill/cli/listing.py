@@ -1,0 +1,78 @@
+"""What a study file may name."""
+
+from typing import Any
+
+from mmdistill.cli.printing import print_json
+
+
+def show_datasets(*, as_json: bool) -> int:
+    """Print every data set with its modalities."""
+    found = _datasets()
+    if as_json:
+        print_json(found)
+        return 0
+    for entry in found:
+        print(f"{entry['name']}: {entry['title']}")
+        if entry["task"]:
+            size = f", {entry['classes']} classes" if entry["classes"] else ""
+            print(f"  task        {entry['task']}{size}")
+            print(f"  modalities  {_shapes(entry['modalities'])}")
+            print(f"  options     {', '.join(entry['options']) or 'none'}")
+            print(f"  licence     {entry['licence']}")
+        print()
+    return 0
+
+
+def _datasets() -> list[dict[str, Any]]:
+    from mmdistill.data import DATASETS
+
+    return [_dataset(name, kind) for name, kind in DATASETS.items()]
+
+
+def _dataset(name: str, kind: Any) -> dict[str, Any]:
+    nothing = dict.fromkeys(("task", "classes", "licence"))
+    if any(field.is_required() for field in kind.model_fields.values()):
+        title = "any Parquet file with a card: as `dataset`, give the path of its card.json or of the folder"
+        return {"name": name, "title": title, **nothing, "modalities": {}, "options": []}
+    card = kind().card()
+    return {
+        "name": name,
+        "title": card.title or card.name,
+        "task": card.task,
+        "classes": card.classes,
+        "licence": card.licence,
+        "modalities": {key: list(modality.shape) for key, modality in card.modalities.items()},
+        "options": list(kind.model_fields),
+    }
+
+
+def _shapes(modalities: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in modalities.items())
+
+
+def show_recipes(*, as_json: bool) -> int:
+    """Print every recipe with its source and what to know of it."""
+    from mmdistill.pipeline.recipe import recipes
+
+    found = [
+        {
+            "name": name,
+            "title": recipe.title,
+            "source": recipe.source,
+            "provenance": recipe.provenance,
+            "note": recipe.note,
+            "teachers": list(recipe.run.get("teachers", {}).get("pool", [])),
+            "terms": list(recipe.run.get("terms", {})),
+        }
+        for name, recipe in recipes().items()
+    ]
+    if as_json:
+        print_json(found)
+        return 0
+    for entry in found:
+        print(f"{entry['name']}: {entry['title']}")
+        print(f"  source    {entry['source']} ({entry['provenance']})")
+        print(f"  teachers  {', '.join(entry['teachers']) or 'none'}")
+        print(f"  terms     {', '.join(entry['terms']) or 'none beside the task loss'}")
+        print(f"  note      {entry['note']}\n")
+    return 0

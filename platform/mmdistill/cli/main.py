@@ -1,0 +1,171 @@
+"""The commands and their flags.
+
+Imports stay light here: a command loads what it needs, so that `mmdistill --help` answers at once.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+import mmdistill
+from mmdistill.errors import InputError, MmdistillError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+app = App(name="mmdistill", help=mmdistill.__doc__, version=mmdistill.__version__, help_format="plaintext")
+
+Study = Annotated[Path, Parameter(help="Folder of a study, e.g. results/quickstart.")]
+AsJson = Annotated[
+    bool, Parameter(name="--json", negative="", help="Data as JSON on stdout, messages on stderr.")
+]
+
+
+@app.command
+def run(
+    file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
+    /,
+    *edits: Annotated[str, Parameter(help="key=value, laid on top of the file, e.g. search.trials=4.")],
+    output: Annotated[Path | None, Parameter(help="Folder of the study; results/<name> by default.")] = None,
+    cache: Annotated[
+        Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run a study, or what is left of it; print its verdicts and its table.
+
+    Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 done but some orders failed, 130 interrupted.
+    """
+    from mmdistill.cli.running import run_study
+
+    return run_study(file, edits, output=output, cache=cache, as_json=as_json)
+
+
+@app.command
+def status(study: Study, /, *, as_json: AsJson = False) -> int:
+    """Print how far a study has come."""
+    from mmdistill.cli.reading import show_status
+
+    return show_status(study, as_json=as_json)
+
+
+@app.command
+def query(
+    study: Study,
+    sql: Annotated[str, Parameter(help="One SELECT; DESCRIBE trials lists the columns of a table.")],
+    /,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Print the rows of one SELECT over the tables of a study.
+
+    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings.
+    """
+    from mmdistill.cli.reading import show_query
+
+    return show_query(study, sql, as_json=as_json)
+
+
+@app.command
+def table(
+    study: Study,
+    /,
+    *,
+    layout: Annotated[
+        Literal["markdown", "csv", "json"], Parameter(name="--format", help="How to print it.")
+    ] = "markdown",
+    as_json: AsJson = False,
+) -> int:
+    """Print the verdicts and the ablation table of a study."""
+    from mmdistill.cli.reading import show_table
+
+    return show_table(study, "json" if as_json else layout)
+
+
+@app.command
+def tensorboard(
+    study: Study,
+    /,
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535), help="TCP port.")] = 6006,
+) -> int:
+    """Serve a study's curves with TensorBoard on this machine."""
+    from mmdistill.cli.reading import serve_tensorboard
+
+    return serve_tensorboard(study, port)
+
+
+@app.command
+def datasets(*, as_json: AsJson = False) -> int:
+    """List the data sets a study may name."""
+    from mmdistill.cli.listing import show_datasets
+
+    return show_datasets(as_json=as_json)
+
+
+@app.command
+def recipes(*, as_json: AsJson = False) -> int:
+    """List the recipes an arm may name, with their sources."""
+    from mmdistill.cli.listing import show_recipes
+
+    return show_recipes(as_json=as_json)
+
+
+@app.command
+def doctor(*, as_json: AsJson = False) -> int:
+    """Check versions, resources, Ray's authentication and the transport solver."""
+    from mmdistill.cli.doctor import show_doctor
+
+    return show_doctor(as_json=as_json)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code of one command; ``arguments`` are those of the process by default."""
+    for stream in (sys.stdout, sys.stderr):
+        # Whatever a terminal cannot show is escaped, never an error.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _answer(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough; what is still buffered must not raise when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    try:
+        code: int | None = app(
+            None if arguments is None else list(arguments),
+            print_error=False,
+            exit_on_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        error.verbose = False
+        return _fail([f"{error} (see mmdistill --help)"], WRONG_INPUT)
+    except InputError as error:
+        return _fail([str(problem) for problem in error.problems], WRONG_INPUT)
+    except MmdistillError as error:
+        return _fail([str(error)], FAILED)
+    except KeyboardInterrupt:
+        return _fail(["interrupted"], INTERRUPTED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full disk or a missing right is no bug: say what and where.
+        return _fail([f"{error.filename or 'the system'}: {error.strerror or error}"], FAILED)
+    return code or 0
+
+
+def _fail(messages: Sequence[str], code: int) -> int:
+    for message in messages:
+        print(f"mmdistill: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,178 @@
+"""`mmdistill run`: from a study file to a table; run again, only what is missing is computed."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmdistill.cli.printing import print_json, say
+from mmdistill.cli.progress import progress_of
+from mmdistill.cli.reading import readable
+from mmdistill.cluster.progress import Listener
+from mmdistill.cluster.proposals import propose
+from mmdistill.errors import InputError, Problem, StudyError
+from mmdistill.records.lock import DriverLock
+from mmdistill.records.study import StudyFolder
+from mmdistill.records.tables import compact
+from mmdistill.reports.ablation import summarise
+from mmdistill.reports.query import query
+from mmdistill.reports.render import as_json as ablation_json
+from mmdistill.reports.render import markdown
+from mmdistill.studies.file import read_study_file
+from mmdistill.studies.provenance import command_line, study_row
+from mmdistill.studies.session import Session
+from mmdistill.studies.study import Study, assemble
+
+DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
+# What a driver that was killed at once leaves in a folder that holds no study yet.
+_LEFT_BEHIND = {"study.toml", "lock.json", "cache"}
+_PRICE = """
+    SELECT median(cpu_s) AS median_cpu_s, max(cpu_s) AS most_cpu_s, arg_max(arm, cpu_s) AS dearest_arm
+    FROM trials WHERE phase <> 'test' AND status = 'complete'
+"""
+
+Executor = Callable[[Session, Path, Listener], None]
+
+
+def on_ray(session: Session, cache: Path, listen: Listener) -> None:
+    """Execute what is left of a study on Ray.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after everything has ended cleanly.
+    """
+    # Not before there is work: importing and starting Ray takes seconds.
+    from mmdistill.cluster.launch import Interrupted, launch
+
+    try:
+        launch(session, cache, listen)
+    except Interrupted as error:
+        raise KeyboardInterrupt from error
+
+
+def run_study(
+    file: Path,
+    edits: Sequence[str] = (),
+    *,
+    output: Path | None = None,
+    cache: Path | None = None,
+    as_json: bool = False,
+    executor: Executor | None = None,
+) -> int:
+    """Run what is left of a study, print its table and return the exit code.
+
+    Args:
+        file: the study file.
+        edits: ``key=value``, laid on top of the file.
+        output: folder of the study; ``results/<name>`` by default.
+        cache: folder of the stage cache; ``cache/`` in the study's folder by default.
+        as_json: print the table and the paths as JSON.
+        executor: executes the orders; on Ray by default.
+
+    Raises:
+        InputError: with every problem of the file; nothing was written then.
+        LockedError: if another driver runs the study.
+    """
+    study = assemble(read_study_file(readable(file), edits), str(file))
+    root = _usable(readable(output or Path("results") / study.file.name))
+    cache = root / "cache" if cache is None else _usable_folder(readable(cache))
+    with DriverLock(root):
+        folder = _folder(study, root, file)
+        session = Session(study, folder, propose)
+        session.show_missing()
+        try:
+            _execute(session, cache, executor or on_ray)
+        except KeyboardInterrupt:
+            say(f"Stopped; {len(folder.final_ids())} orders are on record. The same command resumes:")
+            say(f"  {shlex.join(command_line())}")
+            return INTERRUPTED
+        compact(folder)
+    failed = _failed_orders(folder)
+    _print(root, failed, as_json=as_json)
+    return SOME_FAILED if failed else DONE
+
+
+def _folder(study: Study, root: Path, file: Path) -> StudyFolder:
+    text = file.read_text("utf-8-sig")
+    return StudyFolder.create(root, study_row(study, command_line()), text, study.resolved())
+
+
+def _execute(session: Session, cache: Path, executor: Executor) -> None:
+    if session.is_finished:
+        say(f"Nothing left to do: {len(session.folder.final_ids())} orders are on record")
+        return
+    with progress_of(session) as listen:
+        executor(session, cache, listen)
+    if not session.is_finished:
+        raise StudyError(f"{session.folder.root}: the study did not finish; run it again to go on")
+
+
+def _usable(root: Path) -> Path:
+    """Return the folder of a study, unless it holds something else."""
+    _usable_folder(root)
+    if root.is_dir() and not (root / "study.json").exists():
+        foreign = sorted(
+            path.name for path in root.iterdir() if path.name not in _LEFT_BEHIND and path.suffix != ".tmp"
+        )
+        if foreign:
+            rule = f"the folder holds no study, but {foreign[0]!r}"
+            raise InputError([Problem(str(root), rule, "give a new or an empty folder as --output")])
+    return root
+
+
+def _usable_folder(path: Path) -> Path:
+    """Return a path that is a folder or can become one."""
+    if path.exists() and not path.is_dir():
+        raise InputError([Problem(str(path), "this is not a folder", "give another one")])
+    return path
+
+
+def _failed_orders(folder: StudyFolder) -> list[str]:
+    """Return the orders that were given up: on record, though their last attempt failed."""
+    last = {attempt.order_id: attempt.outcome for attempt in folder.attempts()}
+    return sorted(name for name in folder.final_ids() if last.get(name) == "failed")
+
+
+class _Price(NamedTuple):
+    """CPU seconds of one student training, without shared stages."""
+
+    median_cpu_s: float
+    most_cpu_s: float
+    dearest_arm: str
+
+
+def _price(root: Path) -> _Price | None:
+    (row,) = query(root, _PRICE).to_pylist()
+    return None if row["median_cpu_s"] is None else _Price(**row)
+
+
+def _print(root: Path, failed: Sequence[str], *, as_json: bool) -> None:
+    ablation, price = summarise(root), _price(root)
+    if failed:
+        say(
+            f"{len(failed)} orders failed for good, e.g. {failed[0]}; `error` in trials and attempts says why"
+        )
+    if as_json:
+        paths = {"study": root, "tables": root / "compact", "tensorboard": root / "tensorboard"}
+        table = json.loads(ablation_json(ablation))
+        print_json({"table": table, "price": price, "failed_orders": failed, "paths": paths})
+        return
+    print(markdown(ablation))
+    if price is not None:
+        median, most, arm = price
+        print(f"One training costs a median of {median:.2f} and at most {most:.2f} CPU-s ({arm}).\n")
+    _print_paths(_paths(root))
+
+
+def _paths(root: Path) -> list[tuple[str, str]]:
+    place = shlex.quote(str(root))
+    return [
+        ("tables", f"{root / 'compact'} (Parquet)"),
+        ("ask", f'mmdistill query {place} "SELECT arm, count(*) FROM trials GROUP BY arm"'),
+        ("curves", f"mmdistill tensorboard {place}"),
+    ]
+
+
+def _print_paths(lines: Iterable[tuple[str, str]]) -> None:
+    for name, text in lines:
+        print(f"{name:<8}{text}")

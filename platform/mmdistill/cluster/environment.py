@@ -1,0 +1,79 @@
+"""What must be set before Ray is imported, and a private cluster on this machine.
+
+Ray reads its authentication mode once, at import; workers inherit the rest. Nothing here imports Ray at
+module level.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLES = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # The new output prints boxes of its own even when told to be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Two threads spin for each other: on small models one is faster, and it is part of what decides the bits.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+OBJECT_STORE_BYTES = 256 * 2**20
+# A unix socket path holds 107 bytes; Ray appends about 60.
+LONGEST_TEMPORARY_FOLDER = 40
+
+
+def prepare(token_folder: Path) -> None:
+    """Set the environment of Ray, with a token of its own in a file only this user can read."""
+    os.environ.update(VARIABLES)
+    token = token_folder / "token"
+    if not token.exists():
+        handle = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+
+def temporary_folder() -> Path:
+    """Return a new folder with a short path, readable by this user only."""
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="mm", dir=base if len(base) <= LONGEST_TEMPORARY_FOLDER else "/tmp"))
+
+
+@contextlib.contextmanager
+def local_cluster() -> Iterator[Path]:
+    """Start a private Ray on this machine and end it afterwards; yield its scratch folder.
+
+    It never joins a cluster that happens to run here.
+    """
+    scratch = temporary_folder()
+    try:
+        prepare(scratch)
+        import ray
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(
+            address="local",
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(scratch / "r"),
+        )
+        try:
+            yield scratch
+        finally:
+            ray.shutdown()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

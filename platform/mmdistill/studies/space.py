@@ -1,0 +1,159 @@
+"""What of a run can be searched: only what changes something there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from pydantic import ValidationError
+
+from mmdistill.errors import Problem
+from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
+from mmdistill.settings import Choice, Dimension, Range, declared_ranges, edited, flattened
+from mmdistill.studies.file import ArmEntry, Space
+from mmdistill.terms.base import Task
+
+# What a pair is made of: never proposed, edits of arms can change it.
+FIXED = frozenset({"data", "fold", "seed"})
+
+
+def narrowed_space(
+    entry: ArmEntry, run: RunSettings, shared: Space, task: Task, where: str
+) -> tuple[dict[str, Dimension], list[Problem]]:
+    """Return what an arm searches, by dotted path in alphabetical order, and what is wrong with it.
+
+    Args:
+        entry: the arm; its own space goes before the shared one.
+        run: its canonical settings.
+        shared: the space of the study.
+        task: decides which settings matter.
+        where: the study file.
+    """
+    declared = live_ranges(run, task)
+    space: dict[str, Dimension] = {path: _below_batch(path, found, run) for path, found in declared.items()}
+    problems: list[Problem] = []
+    for path, asked in (shared | entry.space).items():
+        at = f"{where}: arms.{entry.name}.space" if path in entry.space else f"{where}: search.space"
+        if not is_live(path, asked, run, task):
+            continue
+        if asked is False:
+            space.pop(path, None)
+        elif asked is not True:
+            space[path] = asked
+            problems += _end_problems(path, asked, run, f"{at}.{path}")
+        elif path not in declared:
+            mend = "give `low` and `high`, or `choice`"
+            problems.append(Problem(f"{at}.{path}", "no range is declared for it", mend))
+    if not space:
+        mend = "search at least learning rate, weight decay or label smoothing"
+        problems.append(Problem(f"{where}: arms.{entry.name}", "nothing is left to search in this arm", mend))
+    space = dict(sorted(space.items()))
+    return space, problems or _pair_problems(space, run, f"{where}: arms.{entry.name}")
+
+
+def is_live(path: str, asked: Dimension | bool, run: RunSettings, task: Task) -> bool:
+    """Return whether a setting exists in the run, and some value that is asked for changes something."""
+    if path in declared_ranges(run):
+        return path in live_ranges(run, task)
+    root, *rest = path.split(".")
+    if root == "terms":
+        return _is_live_in_term(rest, run)
+    if root in FIXED or path not in flattened(run.as_json()):
+        return False
+    if path == "teachers.pool" and run.trains_teacher():
+        return False
+    return isinstance(asked, bool) or any(_changes(run, path, value) for value in _ends(asked))
+
+
+def unused_problems(
+    file_space: Space,
+    entries: Sequence[ArmEntry],
+    runs: Mapping[str, RunSettings],
+    task: Task,
+    where: str,
+) -> list[Problem]:
+    """Return the paths that change nothing: in any arm, or in the arm that names them.
+
+    Args:
+        file_space: the space of the study.
+        entries: the hand-written arms.
+        runs: of all arms, by name.
+        task: decides which settings matter.
+        where: the study file.
+    """
+    problems = [
+        _unused(f"{where}: search.space.{path}", path, "any arm")
+        for path, asked in file_space.items()
+        if not any(is_live(path, asked, run, task) for run in runs.values())
+    ]
+    return problems + [
+        _unused(f"{where}: arms.{entry.name}.space.{path}", path, "this arm")
+        for entry in entries
+        for path, asked in entry.space.items()
+        if not is_live(path, asked, runs[entry.name], task)
+    ]
+
+
+def _unused(at: str, path: str, scope: str) -> Problem:
+    if path.split(".")[0] in FIXED:
+        return Problem(at, "this belongs to the pair and cannot be searched", "make it the edit of an arm")
+    return Problem(at, f"this changes nothing in {scope}", "remove it or correct its spelling")
+
+
+def _is_live_in_term(rest: Sequence[str], run: RunSettings) -> bool:
+    name, field = (*rest, "", "")[:2]
+    active = run.active_terms()
+    return name in active and field in type(active[name]).model_fields and field not in active[name].dead()
+
+
+def _below_batch(path: str, declared: Range, run: RunSettings) -> Range:
+    """Return a declared range; that of the anchors ends below the batch size."""
+    if path != "terms.transport.k" or declared.high < run.batch_size:
+        return declared
+    low, high = min(declared.low, run.batch_size - 2), run.batch_size - 1
+    return declared.model_copy(update={"low": max(low, 1.0), "high": float(max(high, 2))})
+
+
+def _changes(run: RunSettings, path: str, value: Any) -> bool:
+    try:
+        changed = RunSettings.model_validate(edited(run.as_json(), {path: value}))
+    except ValidationError:
+        return True  # wrong, which is said elsewhere
+    return canonical(changed).digest != run.digest
+
+
+def _ends(dimension: Dimension) -> list[Any]:
+    """Return every alternative, or both ends of an interval."""
+    if isinstance(dimension, Choice):
+        return list(dimension.choice)
+    ends = [dimension.low, dimension.high]
+    return [int(end) for end in ends] if dimension.integer else ends
+
+
+def _end_problems(path: str, dimension: Dimension, run: RunSettings, at: str) -> Iterator[Problem]:
+    for value in _ends(dimension):
+        message = _refusal(run, {path: value})
+        if message:
+            yield Problem(at, f"{value!r} is not allowed: {message}", "narrow the space")
+
+
+def _pair_problems(space: Mapping[str, Dimension], run: RunSettings, at: str) -> list[Problem]:
+    """Return the first combination of two values that contradict each other; a search would meet it."""
+    choices = {path for path, found in space.items() if isinstance(found, Choice)} | {"terms.transport.k"}
+    for first, second in combinations(space, 2):
+        if first not in choices or second not in choices:
+            continue
+        for one in _ends(space[first]):
+            for other in _ends(space[second]):
+                message = _refusal(run, {first: one, second: other})
+                if message:
+                    rule = f"{first} = {one!r} is not allowed with {second} = {other!r}: {message}"
+                    return [Problem(at, rule, "narrow the space")]
+    return []
+
+
+def _refusal(run: RunSettings, edits: Mapping[str, Any]) -> str | None:
+    try:
+        RunSettings.model_validate(edited(run.as_json(), edits))
+    except ValidationError as error:
+        return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return None

@@ -1,0 +1,72 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from mmdistill.cli import progress
+from mmdistill.cli.progress import LiveProgress, PlainProgress, Tally, line, progress_of
+from mmdistill.cluster.progress import Event
+from mmdistill.cluster.proposals import propose
+from mmdistill.records.study import StudyFolder
+from mmdistill.studies.file import read_study_file
+from mmdistill.studies.provenance import study_row
+from mmdistill.studies.session import Session
+from mmdistill.studies.study import assemble
+
+
+@pytest.fixture
+def session(study_file, tmp_path):
+    study = assemble(read_study_file(study_file), "tiny.toml")
+    folder = StudyFolder.create(tmp_path / "s", study_row(study, ["x"]), "", study.resolved())
+    return Session(study, folder, propose)
+
+
+def order_of(session, kind):
+    return next(order for order in session.ready(()) if order.kind == kind)
+
+
+def test_lines_count_orders_with_runs_and_name_the_rest(session):
+    tally = Tally(session)
+    stages, search = order_of(session, "stages"), order_of(session, "search")
+    for event in (Event(stages, "complete", 0.25, 1), Event(search, "failed", 1, 0)):
+        tally.add(event)
+    assert line(Event(stages, "complete", 0.25, 1), tally).split() == (
+        "[ 0/8] teacher joint for search 1 stages 0.2 s".split()
+    )
+    assert line(Event(search, "failed", 1, 0), tally).endswith("2 runs     1.0 s  failed")
+    tally.add(Event(search, "complete", 1, 0))
+    assert tally.orders == 1
+    assert tally.runs["student_only", "search"] == 2
+
+
+def test_a_resumed_study_starts_from_what_is_on_record(session, finished):
+    study = session.study
+    resumed = Session(study, StudyFolder.open(finished), propose)
+    tally = Tally(resumed)
+    assert tally.orders == tally.total == 8
+    assert all(tally.runs[arm, phase] == n for arm in tally.arms for phase, n in tally.expected.items())
+
+
+def test_a_closed_pipe_does_not_end_the_study(session, monkeypatch):
+    def closed(message):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(progress, "say", closed)
+    with PlainProgress(Tally(session)) as listen:
+        listen(Event(order_of(session, "search"), "complete", 1, 0))
+
+
+def test_a_terminal_shows_a_line_per_arm(session):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    with LiveProgress(Tally(session), console) as listen:
+        listen(Event(order_of(session, "search"), "complete", 1, 3))
+    text = screen.getvalue()
+    assert "student_only" in text
+    assert "hinton" in text
+    assert "2/2" in text
+    assert "3 running" in text
+
+
+def test_elsewhere_lines_are_plain(session):
+    assert isinstance(progress_of(session), PlainProgress)

@@ -1,0 +1,248 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmdistill.cli import running
+from mmdistill.cluster.inline import run_inline
+from mmdistill.errors import MmdistillError
+from mmdistill.pipeline.cache import StageCache
+from mmdistill.records.study import StudyFolder
+
+
+def refuse(session, cache, listen):
+    raise AssertionError("there is nothing to execute")
+
+
+def test_prints_verdict_table_price_and_paths(first_run):
+    assert first_run.code == 0
+    assert first_run.out.startswith(
+        "# tiny: accuracy on planted (test rows)\n\n- Do privileged modalities help?"
+    )
+    assert "| student_only " in first_run.out
+    price = (
+        r"One training costs a median of \d+\.\d\d and at most \d+\.\d\d CPU-s \((hinton|student_only)\)\."
+    )
+    assert re.search(price, first_run.out)
+    assert f"mmdistill tensorboard {first_run.folder}" in first_run.out
+    assert (first_run.folder / "compact" / "trials.parquet").is_file()
+    assert any((first_run.folder / "tensorboard").rglob("*tfevents*"))
+
+
+def test_progress_is_one_plain_line_per_order_on_stderr(first_run):
+    assert len(first_run.lines) == len(StudyFolder.open(first_run.folder).final_ids())
+    assert re.fullmatch(
+        r"\[ 1/8\] student_only: search, generation 0 +2 runs +\d+\.\d s",
+        next(line for line in first_run.lines if "student_only: search" in line),
+    )
+    assert first_run.lines[-1].startswith("[ 8/8] ")
+
+
+def test_a_second_run_executes_nothing_and_prints_the_same_table(call, monkeypatch, first_run):
+    monkeypatch.setattr(running, "on_ray", refuse)
+    second = call("run", first_run.folder.parent / "tiny.toml", "--output", first_run.folder)
+    assert second.code == 0
+    assert re.fullmatch(r"Nothing left to do: \d+ orders are on record\n", second.err)
+    assert second.out == first_run.out
+
+
+def test_a_finished_study_never_imports_ray(python, finished):
+    code = """
+import sys
+from pathlib import Path
+from mmdistill.cli.main import main
+assert main(["run", sys.argv[1], "--output", sys.argv[2]]) == 0
+assert "ray" not in sys.modules
+"""
+    done = python(code, finished.parent / "tiny.toml", finished)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing left to do" in done.stderr
+
+
+def test_json_has_table_price_and_paths(call, finished):
+    answer = call("run", finished.parent / "tiny.toml", "--json", "--output", finished)
+    assert answer.code == 0
+    assert [arm["name"] for arm in answer.json["table"]["arms"]] == ["student_only", "hinton"]
+    assert answer.json["price"]["median_cpu_s"] > 0
+    assert answer.json["failed_orders"] == []
+    assert answer.json["paths"]["study"] == str(finished)
+
+
+def test_folder_name_edits_and_cache_are_obeyed(call, inline, study_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = call("run", study_file, "name=other", "search.trials=1", "search.startup=1", "--cache", "stages")
+    assert answer.code == 0
+    root = tmp_path / "results" / "other"
+    row = StudyFolder.open(root).row
+    assert (row.name, row.trials) == ("other", 1)
+    assert any((tmp_path / "stages").iterdir())
+    assert not (root / "cache").exists()
+
+
+def test_every_problem_of_a_file_is_one_line_and_nothing_is_written(call, study_file, tmp_path):
+    study_file.write_text(
+        study_file.read_text().replace('recipe = "hinton"', 'recipe = "hintn"').replace('"audio"', '"audoi"')
+    )
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert answer.code == 2
+    assert answer.out == ""
+    assert len(answer.lines) == 2
+    assert all(line.startswith(f"mmdistill: {study_file}: ") for line in answer.lines)
+    assert "did you mean 'hinton'?" in answer.err
+    assert "did you mean 'audio'?" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_study_does_not_continue_another(call, finished):
+    file = finished.parent / "tiny.toml"
+    answer = call("run", file, "search.trials=3", "--output", finished)
+    assert answer.code == 2
+    assert answer.lines == [
+        f"mmdistill: {finished / 'study.json'}: search.trials: 2 -> 3; "
+        "run with another --output, or restore the value"
+    ]
+
+
+def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert answer.code == 2
+    assert answer.lines == [
+        f"mmdistill: {tmp_path / 'out'}: the folder holds no study, but 'thesis.tex'; "
+        "give a new or an empty folder as --output"
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--output", "--cache"])
+def test_refuses_a_file_as_a_folder(call, study_file, flag):
+    answer = call("run", study_file, flag, study_file)
+    assert answer.code == 2
+    assert answer.lines == [f"mmdistill: {study_file}: this is not a folder; give another one"]
+    answer = call("run", study_file, flag, study_file / "below")
+    assert answer.code == 2
+    assert answer.lines == [f"mmdistill: {study_file / 'below'}: not a directory; give another path"]
+
+
+def test_one_driver_per_study(call, inline, study_file, tmp_path, monkeypatch):
+    def second_driver(session, cache, listen):
+        again = call("run", study_file, "--output", tmp_path / "out")
+        assert again.code == 1
+        assert re.fullmatch(rf"mmdistill: {tmp_path / 'out'} is being run by process \d+ .*\n", again.err)
+        run_inline(session, StageCache(cache), listen)
+
+    monkeypatch.setattr(running, "on_ray", second_driver)
+    assert call("run", study_file, "--output", tmp_path / "out").code == 0
+
+
+def test_an_interrupted_run_says_how_to_resume_and_resumes(call, study_file, tmp_path, monkeypatch):
+    def stopped(session, cache, listen):
+        run_inline(session, StageCache(cache), listen, most=2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "on_ray", stopped)
+    monkeypatch.setattr(sys, "argv", ["bin/mmdistill", "run", "my study.toml"])
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert answer.code == 130
+    assert answer.out == ""
+    assert answer.lines[-2:] == [
+        "Stopped; 2 orders are on record. The same command resumes:",
+        "  mmdistill run 'my study.toml'",
+    ]
+    assert not (tmp_path / "out" / "lock.json").exists()
+    code = running.run_study(
+        study_file,
+        output=tmp_path / "out",
+        executor=lambda s, cache, listen: run_inline(s, StageCache(cache), listen),
+    )
+    assert code == 0
+
+
+def test_ctrl_c_ends_a_real_process_with_130(finished, tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from mmdistill.cli import running
+from mmdistill.cli.main import main
+def wait(session, cache, listen):
+    import time
+    print("waiting", flush=True)
+    time.sleep(60)
+running.on_ray = wait
+sys.exit(main(["run", sys.argv[1], "--output", sys.argv[2]]))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(finished.parent / "tiny.toml"), str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "The same command resumes" in err
+
+
+def test_interrupted_on_ray_counts_as_ctrl_c(monkeypatch):
+    launching = pytest.importorskip("mmdistill.cluster.launch")
+
+    def end(session, cache, listen):
+        raise launching.Interrupted("ended")
+
+    monkeypatch.setattr(launching, "launch", end)
+    with pytest.raises(KeyboardInterrupt):
+        running.on_ray(None, None, None)
+
+
+def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypatch):
+    def execute(session, cache, listen):
+        def failing(order, *others):
+            if order.kind == "confirm" and "hinton" in order.title:
+                attempt = session.folder.begin_attempt(order.order_id)
+                session.folder.end_attempt(order.order_id, attempt, "failed", "MemoryError: too large")
+                return "failed"
+            return run_order(order, *others)
+
+        run_order = inline_module.run_order
+        monkeypatch.setattr(inline_module, "run_order", failing)
+        run_inline(session, StageCache(cache), listen)
+        monkeypatch.setattr(inline_module, "run_order", run_order)
+
+    import mmdistill.cluster.inline as inline_module
+
+    monkeypatch.setattr(running, "on_ray", execute)
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert answer.code == 3
+    assert "1 orders failed for good, e.g. confirm-" in answer.err
+    assert len([line for line in answer.lines if line.endswith("  failed")]) == 3
+    monkeypatch.setattr(running, "on_ray", refuse)
+    assert call("run", study_file, "--output", tmp_path / "out").code == 3
+
+
+def test_an_executor_that_gives_up_is_a_failure(call, study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "on_ray", lambda session, cache, listen: None)
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert answer.code == 1
+    assert answer.lines == [f"mmdistill: {tmp_path / 'out'}: the study did not finish; run it again to go on"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MmdistillError("no CPU is free"), "mmdistill: no CPU is free"),
+        (OSError(28, "No space left on device", "x.json"), "mmdistill: x.json: No space left on device"),
+    ],
+)
+def test_errors_on_purpose_have_no_traceback(call, study_file, tmp_path, monkeypatch, error, line):
+    def fail(session, cache, listen):
+        raise error
+
+    monkeypatch.setattr(running, "on_ray", fail)
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert (answer.code, answer.lines) == (1, [line])

@@ -1,0 +1,263 @@
+"""What every term keeps; a new one is found by discovery.
+
+Axes: K lanes, B batch, D width, C outputs.
+"""
+
+import math
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+
+from mmdistill.models.network import Outputs
+from mmdistill.settings import declared_ranges
+from mmdistill.terms import TERMS, Batch, Shapes, TermSettings
+
+K, B, C = 3, 24, 4
+SHAPES = Shapes(student=8, teacher=12, auxiliary=6, task="classification")
+# Terms that are least, at this value, where the student says what the teacher says.
+LEAST = {"transport": 0.0, "centroid": 0.0, "softened_logits": 0.0}
+EXTREMES = [0.0, 1e-6, 1e-3, 1.0, 1e2, 1e4]
+
+
+@pytest.fixture(params=TERMS)
+def name(request):
+    return request.param
+
+
+def settings_of(name, **changes):
+    kind = TERMS[name].settings_type
+    return kind(**({"k": 8} if "k" in kind.model_fields else {}) | changes)
+
+
+def built(name, settings=None, task="classification", lanes=K):
+    settings = [settings_of(name)] * lanes if settings is None else settings
+    return TERMS[name](settings, SHAPES._replace(task=task), list(range(len(settings))))
+
+
+def outputs(seed, width, scale=1.0, lanes=K):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(lanes, B, width, generator=generator).relu() * scale
+    logits = torch.randn(lanes, B, C, generator=generator) * scale
+    return Outputs(features.requires_grad_(), logits.requires_grad_())
+
+
+def batch(student=1.0, teacher=1.0, auxiliary=1.0):
+    return Batch(outputs(1, SHAPES.student, student), outputs(2, SHAPES.teacher, teacher), outputs(3, 6, auxiliary))
+
+
+def picked(given, index):
+    """Return a batch of some lanes (a slice) and rows (a permutation)."""
+    lanes, rows = index
+    parts = (given.student, given.teacher, given.auxiliary)
+    return Batch(*(Outputs(*(x.detach()[lanes][:, rows].requires_grad_() for x in part)) for part in parts))
+
+
+def learner(name, given):
+    """Return who learns from a term: the student, or the auxiliary where the term is not about the student."""
+    return given.auxiliary if "auxiliary" in TERMS[name].needs else given.student
+
+
+def gradients(term, given):
+    given_parts = [*given.student, *given.teacher, *given.auxiliary]
+    wanted = [*given_parts, *term.parameters()]
+    value_K = term(given).value_K
+    found = torch.autograd.grad(value_K.sum(), wanted, allow_unused=True)
+    return value_K.detach(), [g for g in found if g is not None]
+
+
+def literals(kind):
+    for field, info in kind.model_fields.items():
+        if get_origin(info.annotation) is Literal:
+            yield field, get_args(info.annotation)
+        elif info.annotation is bool:
+            yield field, (False, True)
+
+
+def variants(name):
+    """Return settings with each alternative of each structural field, and with infinity where it is allowed."""
+    kind, found = TERMS[name].settings_type, [{}]
+    for field, options in literals(kind):
+        found = [{**have, field: option} for have in found for option in options]
+    for field in kind.model_fields:
+        try:
+            found += [{**have, field: math.inf} for have in found if settings_of(name, **{field: math.inf})]
+        except ValueError:
+            continue
+    return [settings_of(name, **changes) for changes in found]
+
+
+def another(value):
+    if isinstance(value, bool):
+        return not value
+    return 7.0 if isinstance(value, float) and math.isinf(value) else 2 * value
+
+
+def test_says_where_it_comes_from_and_what_it_is(name):
+    term = TERMS[name]
+    assert term.source
+    assert term.__doc__
+    assert term.settings_type.__doc__
+    assert issubclass(term.settings_type, TermSettings)
+    assert term.needs <= {"teacher", "auxiliary"}
+    assert term.tasks <= {"classification", "regression"}
+    assert term.classification_only <= set(term.settings_type.model_fields)
+
+
+def test_declared_ranges_contain_the_defaults(name):
+    settings = TERMS[name].settings_type()
+    ranges = declared_ranges(settings)
+    assert "weight" in ranges
+    for field, found in ranges.items():
+        assert found.low <= getattr(settings, field) <= found.high, field
+
+
+def test_settings_survive_json(name):
+    for settings in variants(name):
+        again = type(settings).model_validate_json(settings.model_dump_json())
+        assert again == settings
+        assert again.digest == settings.digest
+        assert type(settings).model_validate(settings.as_json()) == settings
+
+
+def test_a_negative_weight_is_refused(name):
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        TERMS[name].settings_type(weight=-0.1)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_gives_one_value_per_lane(name, task):
+    found = built(name, task=task)(batch())
+    assert found.value_K.shape == (K,)
+    assert all(detail.shape == (K,) and not detail.requires_grad for detail in found.details.values())
+
+
+@pytest.mark.parametrize("student", EXTREMES)
+@pytest.mark.parametrize("teacher", EXTREMES)
+def test_values_and_gradients_are_finite_in_float32(name, student, teacher):
+    value_K, found = gradients(built(name), batch(student, teacher, teacher))
+    assert value_K.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in found)
+
+
+def test_is_finite_where_some_rows_are_zero(name):
+    given = batch()
+    with torch.no_grad():
+        for part in (*given.student, *given.teacher, *given.auxiliary):
+            part[:, ::3] = 0.0
+    value_K, found = gradients(built(name), given)
+    assert value_K.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in found)
+
+
+def test_a_frozen_teacher_gets_no_gradient(name):
+    given = batch()
+    built(name)(given).value_K.sum().backward()
+    assert all(part.grad is None for part in given.teacher)
+
+
+def test_a_teacher_that_trains_along_gets_one_where_asked(name):
+    if "teacher_gradient" not in TERMS[name].settings_type.model_fields:
+        pytest.skip("this term never sends its teacher a gradient")
+    given = batch()
+    built(name, [settings_of(name, teacher_gradient=True)] * K)(given).value_K.sum().backward()
+    assert given.teacher.features_KBD.grad.abs().sum() > 0
+
+
+def test_the_learner_of_every_lane_gets_a_gradient(name):
+    given = batch()
+    built(name)(given).value_K.sum().backward()
+    grads = [part.grad for part in learner(name, given) if part.grad is not None]
+    assert len(grads) == 1
+    assert (grads[0].abs().sum(dim=(1, 2)) > 0).all()
+
+
+def test_the_order_of_rows_does_not_matter(name):
+    term, given = built(name), batch()
+    shuffled = picked(given, (slice(None), torch.randperm(B, generator=torch.Generator().manual_seed(0))))
+    torch.testing.assert_close(term(given).value_K, term(shuffled).value_K, rtol=1e-4, atol=1e-6)
+
+
+def test_a_lane_equals_its_solo_run(name):
+    ranges = declared_ranges(TERMS[name].settings_type())
+    lanes = [settings_of(name, **{f: r.at(u) for f, r in ranges.items() if f != "k"}) for u in (0.1, 0.5, 0.9)]
+    if "k" in ranges:
+        lanes = [s.model_copy(update={"k": k}) for s, k in zip(lanes, (5, 8, 20), strict=True)]
+    given, together = batch(), built(name, lanes)
+    value_K, _ = gradients(together, given)
+    for k in range(K):
+        solo = TERMS[name]([lanes[k]], SHAPES, [k])
+        alone, found = gradients(solo, picked(given, (slice(k, k + 1), slice(None))))
+        torch.testing.assert_close(alone[0], value_K[k], rtol=1e-4, atol=1e-6)
+        assert all(gradient.isfinite().all() for gradient in found)
+
+
+def test_a_lane_that_is_not_finite_does_not_disturb_the_others(name):
+    given, spoiled = batch(), batch()
+    with torch.no_grad():
+        for part in learner(name, spoiled):
+            part[1] = math.nan
+    expected, found = gradients(built(name), given)[0], built(name)(spoiled).value_K
+    assert not found[1].isfinite()
+    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_against_the_gradient_lowers_it(name):
+    term, given = built(name), batch()
+    before = term(given).value_K
+    mine = [part for part in learner(name, given)]
+    found = torch.autograd.grad(before.sum(), mine, allow_unused=True)
+    with torch.no_grad():
+        for part, gradient in zip(mine, found, strict=True):
+            if gradient is not None:
+                part -= 0.02 * gradient / gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    assert (term(given).value_K < before).all()
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_is_least_where_the_student_is_the_teacher(name):
+    teacher = outputs(2, SHAPES.teacher)
+    same = built(name)(Batch(teacher, teacher)).value_K
+    torch.testing.assert_close(same, torch.full((K,), LEAST[name]), atol=2e-5, rtol=0)
+    for seed in range(5):
+        value_K = built(name)(Batch(outputs(seed + 10, SHAPES.student), teacher)).value_K
+        assert (value_K > LEAST[name] + 1e-4).all()
+
+
+@pytest.mark.parametrize("value", [1, -3.0])
+def test_transport_of_rescaled_features_is_nothing(value):
+    teacher = outputs(2, SHAPES.teacher)
+    student = Outputs(teacher.features_KBD.detach() * abs(value), teacher.logits_KBC)
+    same = built("transport")(Batch(student, teacher)).value_K
+    torch.testing.assert_close(same, torch.zeros(K), atol=2e-5, rtol=0)
+
+
+def test_dead_fields_change_nothing(name):
+    checked = 0
+    for settings in variants(name):
+        for field in settings.dead():
+            changed = settings.model_copy(update={field: another(getattr(settings, field))})
+            if field not in changed.dead():
+                continue  # an infinite value that made its own field dead
+            checked += 1
+            given = batch()
+            value, found = gradients(built(name, [settings] * K), given)
+            value_then, found_then = gradients(built(name, [changed] * K), given)
+            assert torch.equal(value, value_then), (settings, field)
+            assert all(torch.equal(a, b) for a, b in zip(found, found_then, strict=True)), (settings, field)
+    assert checked or not any(settings.dead() for settings in variants(name))
+
+
+def test_fields_for_classification_only_change_nothing_in_regression(name):
+    for field in TERMS[name].classification_only:
+        given, settings = batch(), settings_of(name)
+        changed = settings.model_copy(update={field: another(getattr(settings, field))})
+        values = [built(name, [s] * K, task="regression")(given).value_K for s in (settings, changed)]
+        assert torch.equal(*values)
+        values = [built(name, [s] * K)(given).value_K for s in (settings, changed)]
+        assert not torch.equal(*values)
+
+
+def test_a_missing_teacher_is_a_bug_that_is_named(name):
+    with pytest.raises(ValueError, match=r"this term needs a (teacher|auxiliary), and the run has none"):
+        built(name)(Batch(outputs(1, SHAPES.student)))
