@@ -1,4 +1,5 @@
 import io
+import pickle
 
 import pytest
 from rich.console import Console
@@ -30,9 +31,8 @@ def test_lines_count_orders_with_runs_and_name_the_rest(session):
     stages, search = order_of(session, "stages"), order_of(session, "search")
     for event in (Event(stages, "complete", 0.25, 1), Event(search, "failed", 1, 0)):
         tally.add(event)
-    assert line(Event(stages, "complete", 0.25, 1), tally).split() == (
-        "[ 0/8] teacher joint for search 1 stages 0.2 s".split()
-    )
+    shown = " ".join(line(Event(stages, "complete", 0.25, 1), tally).split())
+    assert shown == "[ 0/8] teacher joint for search 1 stage 0.2 s"
     assert line(Event(search, "failed", 1, 0), tally).endswith("2 runs     1.0 s  failed")
     tally.add(Event(search, "complete", 1, 0))
     assert tally.orders == 1
@@ -66,6 +66,14 @@ def test_a_terminal_shows_a_line_per_arm(session):
     assert "hinton" in text
     assert "2/2" in text
     assert "3 running" in text
+
+
+@pytest.mark.parametrize(
+    "kind", [PlainProgress, lambda tally: LiveProgress(tally, Console(file=io.StringIO()))]
+)
+def test_tune_can_pickle_it(session, kind):
+    copy = pickle.loads(pickle.dumps(kind(Tally(session))))
+    copy(Event(order_of(session, "search"), "complete", 1, 3))
 
 
 def test_elsewhere_lines_are_plain(session):

@@ -31,7 +31,9 @@ def test_status_as_json(call, finished):
 
 
 def test_query_prints_aligned_columns(call, finished):
-    sql = "SELECT arm, count(*) AS n, NULL AS nothing FROM trials WHERE phase = 'search' GROUP BY arm ORDER BY arm"
+    sql = (
+        "SELECT arm, count(*) AS n, NULL AS nothing FROM trials WHERE phase = 'search' GROUP BY 1 ORDER BY 1"
+    )
     answer = call("query", finished, sql)
     assert answer.code == 0
     assert answer.out == (

@@ -11,6 +11,7 @@ from mmdistill.cli import running
 from mmdistill.cluster.inline import run_inline
 from mmdistill.errors import MmdistillError
 from mmdistill.pipeline.cache import StageCache
+from mmdistill.pipeline.execute import run_order
 from mmdistill.records.study import StudyFolder
 
 
@@ -162,6 +163,16 @@ def test_an_interrupted_run_says_how_to_resume_and_resumes(call, study_file, tmp
     assert code == 0
 
 
+def test_an_interrupt_before_the_start_leaves_nothing(call, study_file, tmp_path, monkeypatch):
+    def interrupted(file, where):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "assemble", interrupted)
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert (answer.code, answer.lines) == (130, ["mmdistill: interrupted"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_ctrl_c_ends_a_real_process_with_130(finished, tmp_path):
     code = """
 import sys
@@ -200,33 +211,25 @@ def test_interrupted_on_ray_counts_as_ctrl_c(monkeypatch):
         running.on_ray(None, None, None)
 
 
-def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypatch):
-    def execute(session, cache, listen):
-        def failing(order, *others):
-            if order.kind == "confirm" and "hinton" in order.title:
-                attempt = session.folder.begin_attempt(order.order_id)
-                session.folder.end_attempt(order.order_id, attempt, "failed", "MemoryError: too large")
-                return "failed"
-            return run_order(order, *others)
+def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypatch, inline):
+    def failing(order, study, *others):
+        if order.kind != "confirm" or "hinton" not in order.title:
+            return run_order(order, study, *others)
+        attempt = study.begin_attempt(order.order_id)
+        study.end_attempt(order.order_id, attempt, "failed", "MemoryError: too large")
+        return "failed"
 
-        run_order = inline_module.run_order
-        monkeypatch.setattr(inline_module, "run_order", failing)
-        run_inline(session, StageCache(cache), listen)
-        monkeypatch.setattr(inline_module, "run_order", run_order)
-
-    import mmdistill.cluster.inline as inline_module
-
-    monkeypatch.setattr(running, "on_ray", execute)
+    monkeypatch.setattr("mmdistill.cluster.inline.run_order", failing)
     answer = call("run", study_file, "--output", tmp_path / "out")
     assert answer.code == 3
-    assert "1 orders failed for good, e.g. confirm-" in answer.err
+    assert "Failed for good: confirm-" in answer.err
     assert len([line for line in answer.lines if line.endswith("  failed")]) == 3
     monkeypatch.setattr(running, "on_ray", refuse)
     assert call("run", study_file, "--output", tmp_path / "out").code == 3
 
 
 def test_an_executor_that_gives_up_is_a_failure(call, study_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "on_ray", lambda session, cache, listen: None)
+    monkeypatch.setattr(running, "on_ray", lambda *_: None)
     answer = call("run", study_file, "--output", tmp_path / "out")
     assert answer.code == 1
     assert answer.lines == [f"mmdistill: {tmp_path / 'out'}: the study did not finish; run it again to go on"]

@@ -37,13 +37,15 @@ def built(name, settings=None, task="classification", lanes=K):
 
 def outputs(seed, width, scale=1.0, lanes=K):
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(lanes, B, width, generator=generator).relu() * scale
+    features = torch.randn(lanes, B, width, generator=generator) * scale
     logits = torch.randn(lanes, B, C, generator=generator) * scale
     return Outputs(features.requires_grad_(), logits.requires_grad_())
 
 
 def batch(student=1.0, teacher=1.0, auxiliary=1.0):
-    return Batch(outputs(1, SHAPES.student, student), outputs(2, SHAPES.teacher, teacher), outputs(3, 6, auxiliary))
+    return Batch(
+        outputs(1, SHAPES.student, student), outputs(2, SHAPES.teacher, teacher), outputs(3, 6, auxiliary)
+    )
 
 
 def picked(given, index):
@@ -54,7 +56,7 @@ def picked(given, index):
 
 
 def learner(name, given):
-    """Return who learns from a term: the student, or the auxiliary where the term is not about the student."""
+    """Return who learns from a term: the student, or the auxiliary where the term is about that one."""
     return given.auxiliary if "auxiliary" in TERMS[name].needs else given.student
 
 
@@ -75,7 +77,7 @@ def literals(kind):
 
 
 def variants(name):
-    """Return settings with each alternative of each structural field, and with infinity where it is allowed."""
+    """Return settings with each alternative of each structural field, and infinity where it is allowed."""
     kind, found = TERMS[name].settings_type, [{}]
     for field, options in literals(kind):
         found = [{**have, field: option} for have in found for option in options]
@@ -180,7 +182,9 @@ def test_the_order_of_rows_does_not_matter(name):
 
 def test_a_lane_equals_its_solo_run(name):
     ranges = declared_ranges(TERMS[name].settings_type())
-    lanes = [settings_of(name, **{f: r.at(u) for f, r in ranges.items() if f != "k"}) for u in (0.1, 0.5, 0.9)]
+    lanes = [
+        settings_of(name, **{f: r.at(u) for f, r in ranges.items() if f != "k"}) for u in (0.1, 0.5, 0.9)
+    ]
     if "k" in ranges:
         lanes = [s.model_copy(update={"k": k}) for s, k in zip(lanes, (5, 8, 20), strict=True)]
     given, together = batch(), built(name, lanes)
@@ -205,12 +209,12 @@ def test_a_lane_that_is_not_finite_does_not_disturb_the_others(name):
 def test_a_step_against_the_gradient_lowers_it(name):
     term, given = built(name), batch()
     before = term(given).value_K
-    mine = [part for part in learner(name, given)]
+    mine = list(learner(name, given))
     found = torch.autograd.grad(before.sum(), mine, allow_unused=True)
     with torch.no_grad():
         for part, gradient in zip(mine, found, strict=True):
             if gradient is not None:
-                part -= 0.02 * gradient / gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
+                part -= 0.002 * gradient / gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
     assert (term(given).value_K < before).all()
 
 

@@ -14,7 +14,7 @@ STEPS = 4
 
 
 class Bowl:
-    """Each lane rolls its weights towards 0; ``spoil`` maps (lane, step) to what its loss is multiplied by."""
+    """Each lane rolls its weights towards 0; ``spoil`` multiplies the loss at some (lane, step)."""
 
     def __init__(self, starts, spoil=None, criterion=None):
         self.modules = nn.ParameterDict({"w": nn.Parameter(torch.tensor(starts)[:, None].repeat(1, 3))})
@@ -30,7 +30,9 @@ class Bowl:
                 factor[lane] = value
         self.step += 1
         harmless = torch.ones_like(part_K)
-        return Losses(part_K * factor, {"task": harmless, "pull": part_K * factor}, {"step": self.step * harmless})
+        return Losses(
+            part_K * factor, {"task": harmless, "pull": part_K * factor}, {"step": self.step * harmless}
+        )
 
     def validation(self):
         w_K = self.modules["w"].detach()[:, 0].clone()
@@ -61,7 +63,9 @@ def test_each_lane_keeps_its_best_epoch_by_validation():
     fitted = fit(Bowl([1.0, 1.0, 1.0], criterion=criterion), plan(3), LocalRuntime())
     assert fitted.epoch_K == [1, 0, 2]
     for lane, epoch in enumerate(fitted.epoch_K):
-        assert float(fitted.parameters.lane(lane)["w"][0, 0]) == fitted.curves["validation/weight"][epoch][lane]
+        assert (
+            float(fitted.parameters.lane(lane)["w"][0, 0]) == fitted.curves["validation/weight"][epoch][lane]
+        )
 
 
 def test_of_equal_epochs_the_first_is_kept():
@@ -80,7 +84,9 @@ def test_a_diverged_lane_is_reported_and_its_neighbours_do_not_notice(value):
         assert [e[lane] for e in fitted.curves["term/pull"]] == [e[lane] for e in quiet.curves["term/pull"]]
     # Epoch 0 was sound, so its weights are what is left.
     assert fitted.epoch_K[1] == 0
-    assert torch.equal(fitted.parameters.value_KP[1, 0], torch.tensor(quiet.curves["validation/weight"][0][1]))
+    assert torch.equal(
+        fitted.parameters.value_KP[1, 0], torch.tensor(quiet.curves["validation/weight"][0][1])
+    )
 
 
 def test_a_dead_lane_stands_still():

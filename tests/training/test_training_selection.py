@@ -36,7 +36,9 @@ def slow_choice(frozen, k, batch, policy):
 def test_the_choice_agrees_with_a_slow_loop(policy):
     frozen = drawn(policy)
     for seed in range(10):
-        rows_KB = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(seed + k)) for k in range(K)])
+        rows_KB = torch.stack(
+            [torch.randperm(N, generator=torch.Generator().manual_seed(seed + k)) for k in range(K)]
+        )
         rows_KB = rows_KB[:, :6]
         choice = frozen.choose(rows_KB)
         expected = [slow_choice(frozen, k, rows_KB[k].tolist(), policy) for k in range(K)]

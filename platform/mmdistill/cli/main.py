@@ -18,7 +18,13 @@ from mmdistill.errors import InputError, MmdistillError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
-app = App(name="mmdistill", help=mmdistill.__doc__, version=mmdistill.__version__, help_format="plaintext")
+app = App(
+    name="mmdistill",
+    help=mmdistill.__doc__,
+    version=mmdistill.__version__,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
 
 Study = Annotated[Path, Parameter(help="Folder of a study, e.g. results/quickstart.")]
 AsJson = Annotated[

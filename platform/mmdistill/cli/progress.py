@@ -4,15 +4,17 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from mmdistill.cli.printing import say
-from mmdistill.cluster.progress import Event
+from mmdistill.cluster.progress import Event, Listener, silent
 from mmdistill.studies.session import Session
 
 PHASES = ("search", "validate", "confirm", "test")
@@ -76,10 +78,14 @@ def line(event: Event, tally: Tally) -> str:
     """Return one line about an order that ended."""
     width = len(str(tally.total))
     order = event.order
-    size = f"{len(order.lanes)} runs" if order.lanes else f"{len(order.stages)} stages"
+    size = _counted(len(order.lanes), "run") if order.lanes else _counted(len(order.stages), "stage")
     note = "" if event.outcome == "complete" else f"  {event.outcome}"
     ended = f"[{tally.orders:>{width + 1}}/{tally.total}]"
     return f"{ended} {order.title:<48} {size:>9} {event.seconds:7.1f} s{note}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 class LiveProgress:
@@ -87,7 +93,7 @@ class LiveProgress:
 
     def __init__(self, tally: Tally, console: Console) -> None:
         self._tally, self._last, self._started = tally, "starting", time.monotonic()
-        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4)
+        self._live = Live(get_renderable=self._screen, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -98,14 +104,23 @@ class LiveProgress:
     ) -> None:
         self._live.stop()
 
+    def __reduce__(self) -> tuple[Callable[[], Listener], tuple[()]]:
+        # Tune pickles everything it is given, to be able to restore it; a terminal cannot come along.
+        return _silence, ()
+
     def __call__(self, event: Event) -> None:
         """Take note of what ended; the next redraw shows it."""
         self._tally.add(event)
         self._last = f"{line(event, self._tally)}, {event.running} running"
 
-    def _table(self) -> Table:
+    def _screen(self) -> Group:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        table = Table(box=None, caption=f"{minutes}:{seconds:02d}  {self._last}", caption_justify="left")
+        return Group(
+            self._table(), Text(f"{minutes}:{seconds:02d}  {self._last}", overflow="ellipsis", no_wrap=True)
+        )
+
+    def _table(self) -> Table:
+        table = Table(box=None)
         table.add_column("arm")
         for phase in PHASES:
             table.add_column(phase, justify="right")
@@ -116,6 +131,10 @@ class LiveProgress:
     def _share(self, arm: str, phase: str) -> str:
         ended, expected = self._tally.runs[arm, phase], self._tally.expected[phase]
         return f"[{'green' if ended >= expected else 'default'}]{ended}/{expected}[/]"
+
+
+def _silence() -> Listener:
+    return silent
 
 
 def progress_of(session: Session) -> PlainProgress | LiveProgress:

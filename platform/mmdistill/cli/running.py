@@ -149,9 +149,7 @@ def _price(root: Path) -> _Price | None:
 def _print(root: Path, failed: Sequence[str], *, as_json: bool) -> None:
     ablation, price = summarise(root), _price(root)
     if failed:
-        say(
-            f"{len(failed)} orders failed for good, e.g. {failed[0]}; `error` in trials and attempts says why"
-        )
+        say(f"Failed for good: {', '.join(failed)}; `error` in the tables trials and attempts says why")
     if as_json:
         paths = {"study": root, "tables": root / "compact", "tensorboard": root / "tensorboard"}
         table = json.loads(ablation_json(ablation))

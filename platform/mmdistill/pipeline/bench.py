@@ -28,14 +28,17 @@ Compute = Callable[[list[int]], list[Entry]]
 
 
 class Bench:
-    """Where the stages of one order are computed; keeps a row of every stage it used.
+    """Where the stages of one order are computed; keeps a row of every stage it was asked for.
 
+    What a missing stage needs in its turn leaves no row: whether it is needed is the luck of the cache, and
+    the rows of an order must not depend on that.
     The pieces of one call agree in everything but the seed and, for students, the fields with a range.
     """
 
     def __init__(self, order_id: str, cache: StageCache, fold: Fold, runtime: Runtime) -> None:
         self.order_id, self.cache, self.fold, self.runtime = order_id, cache, fold, runtime
         self.rows: list[StageRow] = []
+        self._depth = 0
 
     def pipeline(self, piece: Piece) -> Pipeline:
         """Return the stages of a piece on this fold."""
@@ -59,8 +62,7 @@ class Bench:
 
         def compute(at: list[int]) -> list[Entry]:
             chosen = [pieces[n] for n in at]
-            teachers = {name: self.teacher(name, chosen) for name in chosen[0].run.networks()}
-            aligned = self._aligned(chosen, teachers)
+            teachers, aligned = self._teachers(chosen), self.alignment(chosen)
             clock = time.process_time()
             entries = teacher_outputs(_runs(pieces, at), teachers, aligned, self.fold)
             own = (time.process_time() - clock) / len(entries)
@@ -82,18 +84,20 @@ class Bench:
 
         return self._ready([self.pipeline(piece).student for piece in pieces], pieces, compute)
 
-    def _aligned(
-        self, pieces: Sequence[Piece], teachers: Mapping[str, Sequence[Entry]]
-    ) -> list[Entry] | None:
+    def alignment(self, pieces: Sequence[Piece]) -> list[Entry] | None:
+        """Return the aligned teachers of every piece; None where the run does not align them."""
         stages = [stage for piece in pieces if (stage := self.pipeline(piece).alignment) is not None]
         if not stages:
             return None
 
         def compute(at: list[int]) -> list[Entry]:
-            some = {name: [entries[n] for n in at] for name, entries in teachers.items()}
-            return align_teachers(_runs(pieces, at), some, self.fold, self.runtime)
+            teachers = self._teachers([pieces[n] for n in at])
+            return align_teachers(_runs(pieces, at), teachers, self.fold, self.runtime)
 
         return self._ready(stages, pieces, compute)
+
+    def _teachers(self, pieces: Sequence[Piece]) -> dict[str, list[Entry]]:
+        return {name: self.teacher(name, pieces) for name in pieces[0].run.networks()}
 
     def _ready(self, stages: Sequence[Stage], pieces: Sequence[Piece], compute: Compute) -> list[Entry]:
         self.runtime.barrier()
@@ -109,7 +113,10 @@ class Bench:
                     found[stage.key] = entry
         if missing:
             self.runtime.barrier()
-            for number, entry in zip(missing.values(), compute(list(missing.values())), strict=True):
+            self._depth += 1
+            computed = compute(list(missing.values()))
+            self._depth -= 1
+            for number, entry in zip(missing.values(), computed, strict=True):
                 found[stages[number].key] = entry.on_cpu()
                 if self.runtime.rank == 0:
                     self.cache.write(stages[number], found[stages[number].key])
@@ -118,7 +125,7 @@ class Bench:
         return [found[stage.key] for stage in stages]
 
     def _note(self, stage: Stage, piece: Piece, entry: Entry, reason: str, *, hit: bool) -> None:
-        if any(row.stage_key == stage.key and row.arm == piece.arm for row in self.rows):
+        if self._depth or any(row.stage_key == stage.key and row.arm == piece.arm for row in self.rows):
             return
         row = StageRow(
             stage_key=stage.key,

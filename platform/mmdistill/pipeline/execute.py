@@ -92,6 +92,7 @@ def _prepare(order: Order, cache: StageCache, runtime: Runtime) -> Final:
     if request.kind == "teacher":
         bench.teacher(request.name, pieces)
     else:
+        bench.alignment(pieces)
         bench.outputs(pieces)
     return Final(order.order_id, order.kind, stages=bench.rows)
 

@@ -54,7 +54,7 @@ class Pipeline:
         self.run = canonical(run)
         self._context = {
             "data": fingerprint,
-            "folds": run.data.folds.as_json(),
+            "folds": run.data.folds.identity,
             "fold": run.fold,
             "label_fraction": run.data.label_fraction,
             "seed": run.seed,

@@ -51,19 +51,23 @@ def _generated(
     design = DESIGNS.get_or_explain(kind, f"{place}.kind")
     if base not in entries:
         raise ConfigError([unknown_name("arm", base, f"{place}.base", list(entries))])
+    privileged = _privileged(entries[base], file)
+    if privileged is None:
+        return []
     try:
-        # What is wrong with the base itself is said where its own run is made.
-        data = _tree(entries[base], file).get("data")
-        privileged = data.get("privileged", []) if isinstance(data, Mapping) else []
-        return design.model_validate(tree).arms(
-            entries[base], privileged if isinstance(privileged, list) else []
-        )
+        return design.model_validate(tree).arms(entries[base], privileged)
     except ValidationError as error:
         raise ConfigError(problems_of(error, place)) from error
-    except ConfigError:
-        return []
     except ValueError as error:
         raise ConfigError([Problem(place, str(error), "correct the design or its base")]) from error
+
+
+def _privileged(entry: ArmEntry, file: StudyFile) -> list[str] | None:
+    """Return the privileged modalities of an arm; None if its data are wrong, which is said with its run."""
+    try:
+        return list(DataSettings.model_validate(_tree(entry, file).get("data")).privileged)
+    except (ConfigError, ValidationError):
+        return None
 
 
 def _name_problem(arm: ArmEntry, entries: Mapping[str, ArmEntry], place: str) -> Problem | None:

@@ -1,0 +1,41 @@
+"""What people type is frozen: a change here is a change for every user, and belongs in the changelog."""
+
+import pytest
+
+from mmdistill.cli.main import app
+
+FLAGS = {
+    "run": ["FILE", "EDITS", "--output", "--cache", "--json"],
+    "status": ["STUDY", "--json"],
+    "query": ["STUDY", "SQL", "--json"],
+    "table": ["STUDY", "--format", "--json"],
+    "tensorboard": ["STUDY", "--port"],
+    "datasets": ["--json"],
+    "recipes": ["--json"],
+    "doctor": ["--json"],
+}
+# What prints no data needs no JSON.
+SERVERS = {"tensorboard"}
+
+
+def test_commands_are_those_on_the_list():
+    assert {name for name in app if not name.startswith("-")} == set(FLAGS)
+    assert {name for name in app if name.startswith("-")} == {"--help", "-h", "--version"}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_flags_are_those_on_the_list(command):
+    arguments = app[command].assemble_argument_collection()
+    assert [name for argument in arguments for name in argument.names] == FLAGS[command]
+
+
+@pytest.mark.parametrize("command", sorted(set(FLAGS) - SERVERS))
+def test_every_command_that_prints_data_speaks_json(command):
+    assert "--json" in FLAGS[command]
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_command_explains_itself(command):
+    assert app[command].help
+    arguments = app[command].assemble_argument_collection()
+    assert all(argument.parameter.help for argument in arguments)
