@@ -10,6 +10,7 @@ import pytest
 
 from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.proposals import propose
+from mmdistill.errors import ConfigError
 from mmdistill.pipeline import execute as execution
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
@@ -154,6 +155,15 @@ def test_stopping_and_going_on_changes_no_result(undisturbed, tmp_path, steps):
     assert set(attempts.values()) == {1}
 
 
+def test_a_changed_study_is_refused_key_by_key(undisturbed):
+    with pytest.raises(ConfigError) as caught:
+        begun(undisturbed, {"run": {"epochs": 3}, "seed": 4})
+    found = [str(problem) for problem in caught.value.problems]
+    assert len(found) == 4
+    assert "study.json: arms.hinton.run.epochs: 2 -> 3; run with another --output" in found[0]
+    assert found[3].endswith("study.json: seed: 3 -> 4; run with another --output, or restore the value")
+
+
 class Killed(BaseException):
     """Ends the process as far as anything below it can tell."""
 
@@ -244,7 +254,8 @@ def test_the_teacher_combination_is_searched_like_any_setting(tmp_path):
     ]
     session = finished(tmp_path, {"arms": arms, "search": {"trials": 8, "startup": 8, "top": 1}})
     assert session.study.arms[2].space["teachers.pool"].choice == tuple(pools)
-    sql = "SELECT parameters['teachers.pool'] AS pool, teachers FROM trials WHERE arm = 'any' AND phase = 'search'"
+    columns = "parameters['teachers.pool'] AS pool, teachers"
+    sql = f"SELECT {columns} FROM trials WHERE arm = 'any' AND phase = 'search'"
     found = {row["pool"]: row["teachers"] for row in query(tmp_path, sql).to_pylist()}
     assert found == {
         '["audio"]': ["audio"],

@@ -65,18 +65,19 @@ class Study:
         """Return what identifies the study; two runs with equal values continue each other."""
         file = self.file.as_json()
         kept = ("name", "seed", "search", "confirm", "contrasts", "reference", "margin")
-        arms = [
-            {
-                "name": arm.name,
+        # By name, so that a difference is told per key and not as two lists.
+        arms = {
+            arm.name: {
                 "recipe": arm.recipe,
                 "run": arm.run.as_json(),
                 "space": {path: dimension.as_json() for path, dimension in arm.space.items()},
             }
             for arm in self.arms
-        ]
+        }
         return {key: file[key] for key in kept} | {
             "lanes": self.file.resources.lanes,
             "arms": arms,
+            "order": [arm.name for arm in self.arms],
             "fingerprints": list(self.fingerprints),
             "stage_versions": VERSIONS,
         }

@@ -28,7 +28,7 @@ UNIT_VARIANCE_RHO = 0.5413
 class ConditionalEntropySettings(TermSettings):
     """Negative log-likelihood of the teacher's features under a Gaussian around a map of the student's."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 0.1
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.3
     teacher_gradient: bool = False
 
 

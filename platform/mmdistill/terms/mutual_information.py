@@ -16,7 +16,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class InformationSettings(TermSettings):
     """Symmetric in-batch InfoNCE between two learned projections."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 0.1
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.3
     temperature: Annotated[float, Field(gt=0), Tunable(low=0.05, high=0.5, log=True)] = 0.1
     width: Annotated[int, Field(ge=1)] = 64
     teacher_gradient: bool = False

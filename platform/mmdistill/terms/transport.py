@@ -13,7 +13,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class TransportSettings(TermSettings):
     """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3)."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=30.0, log=True)] = 0.2
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.2
     eps_rel: Annotated[float, Field(gt=0, allow_inf_nan=True), Tunable(low=0.01, high=3.0, log=True)] = 0.13
     k: Annotated[int, Field(ge=1), Tunable(low=5, high=60, log=True, integer=True)] = 30
     anchors: Literal["least", "most", "all", "global"] = "least"

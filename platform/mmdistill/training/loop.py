@@ -85,7 +85,7 @@ class _Watch:
 
     def see_gradient(self, gradient_KP: Tensor, step: int) -> None:
         """Note the first step at which a gradient is not finite, whatever the loss was."""
-        self._note("gradient", torch.isfinite(gradient_KP).all(dim=1), step)
+        self._note("gradient", torch.isfinite(gradient_KP.sum(dim=1)), step)
 
     def _note(self, name: str, fine_K: Tensor, step: int) -> None:
         never_K = torch.full_like(fine_K, math.inf, dtype=torch.float32)

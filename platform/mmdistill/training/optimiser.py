@@ -17,7 +17,7 @@ from mmdistill.settings import Settings, Tunable
 class OptimiserSettings(Settings):
     """AdamW (Loshchilov and Hutter, 2019) and its schedule."""
 
-    learning_rate: Annotated[float, Field(gt=0), Tunable(low=3e-4, high=3e-2, log=True)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0), Tunable(low=1e-3, high=3e-2, log=True)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0), Tunable(low=1e-5, high=1e-1, log=True)] = 1e-3
     label_smoothing: Annotated[float, Field(ge=0, lt=1), Tunable(low=0.0, high=0.2)] = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -70,28 +70,28 @@ def load_lanes(module: nn.Module, lanes: Sequence[Mapping[str, Tensor]]) -> None
 
 
 class LaneAdamW:
-    """AdamW on a flat matrix of lanes."""
+    """``torch.optim.AdamW`` with a parameter group per lane: a row of the flat matrix each."""
 
     def __init__(self, parameters: FlatParameters, learning_rate_K: Tensor, weight_decay_K: Tensor) -> None:
         self._parameters = parameters
-        self._learning_rate_K1 = learning_rate_K[:, None]
-        self._weight_decay_K1 = weight_decay_K[:, None]
-        self._mean = torch.zeros_like(parameters.value_KP)
-        self._square = torch.zeros_like(parameters.value_KP)
-        self._steps = 0
+        self._rates = [float(rate) for rate in learning_rate_K]
+        groups = []
+        for value_P, gradient_P, decay in zip(
+            parameters.value_KP, parameters.gradient_KP, weight_decay_K.tolist(), strict=True
+        ):
+            row = nn.Parameter(value_P)
+            row.grad = gradient_P
+            groups.append({"params": [row], "lr": 0.0, "weight_decay": decay})
+        self._adam = torch.optim.AdamW(groups, fused=True)
 
-    @torch.no_grad()
     def step(self, scale: float, alive_K: Tensor) -> None:
         """Take one step at ``scale`` times the learning rates; lanes that are not alive stand still."""
-        self._steps += 1
-        gradient = torch.where(alive_K[:, None], self._parameters.gradient_KP, 0.0)
-        self._mean.lerp_(gradient, 0.1)
-        self._square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        rate = torch.where(alive_K[:, None], scale * self._learning_rate_K1, 0.0)
-        root = self._square.sqrt().div_(math.sqrt(1 - 0.999**self._steps)).add_(1e-8)
-        value = self._parameters.value_KP
-        value.mul_(1 - rate * self._weight_decay_K1)
-        value.addcmul_(self._mean / root, rate / (1 - 0.9**self._steps), value=-1)
+        alive = alive_K.tolist()
+        if not all(alive):
+            self._parameters.gradient_KP[~alive_K] = 0.0
+        for group, rate, is_alive in zip(self._adam.param_groups, self._rates, alive, strict=True):
+            group["lr"] = scale * rate if is_alive else 0.0
+        self._adam.step()
 
 
 def schedule_scale(schedule: str, step: int, steps: int) -> float:
