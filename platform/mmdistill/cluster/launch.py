@@ -94,7 +94,9 @@ def shares(resources: Resources) -> tuple[dict[str, float], int, float]:
     if fits < 1:
         asked = f"{cpus:g} CPUs and {gpus * max(workers, 1):g} GPUs"
         has = f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
-        raise StudyError(f"one order needs {asked}, but the cluster has {has}; lower resources.workers or gpus")
+        raise StudyError(
+            f"one order needs {asked}, but the cluster has {has}; lower resources.workers or gpus"
+        )
     share = {"cpu": 1.0 if workers == 0 else DRIVER_CPUS}
     if gpus and workers == 0:
         share["gpu"] = gpus
@@ -106,7 +108,7 @@ def _sigterm_as_sigint() -> Iterator[threading.Event]:
     """Let SIGTERM end the run as Ctrl-C does; yield whether it came."""
     came = threading.Event()
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(_number: int, _frame: FrameType | None) -> None:
         came.set()
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -41,7 +41,9 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
         # Tune would ask for ever without a word.
         raise RuntimeError("nothing is running and nothing is ready: the protocol is stuck")
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Tell the session that an order ended."""
         order, started = self._live.pop(trial_id)
         outcome = "failed" if error or not result else str(result.get("outcome", "failed"))

@@ -13,7 +13,10 @@ from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
 from mmdistill.pipeline.order import Order
 from mmdistill.records.study import StudyFolder
-from mmdistill.training.runtime import LocalRuntime, Runtime
+from mmdistill.training.runtime import LocalRuntime, Runtime, Value
+
+WORKER_CPUS = 0.9
+DRIVER_CPUS = 0.1
 
 
 class GroupRuntime:
@@ -31,16 +34,18 @@ class GroupRuntime:
 
         Backward adds up the gradients of all workers, each of the whole loss: ``average`` takes it back.
         """
-        return torch.cat(all_gather(part.contiguous()), dim=1)
+        return torch.cat(all_gather(part.contiguous()), dim=1)  # type: ignore[no-untyped-call]
 
     def average(self, gradient: Tensor) -> None:
         """Average a gradient over the workers, in place."""
         dist.all_reduce(gradient)
         gradient.div_(self.world_size)
 
-    def barrier(self) -> None:
-        """Wait until every worker is here."""
-        dist.barrier()
+    def first(self, value: Value) -> Value:
+        """Return what the worker of rank 0 holds."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, str]:
@@ -60,14 +65,22 @@ def order_trial(config: dict[str, Any]) -> None:
     Nothing but the end of a process fails here; what goes wrong inside an order is on record.
     """
     from ray import tune
+
+    tune.report({"outcome": fit_order(config), "value": 0.0})
+
+
+def fit_order(config: dict[str, Any]) -> str:
+    """Run one order through a ``TorchTrainer`` and return its outcome.
+
+    Without workers it runs in this process (local mode), else in a worker group with a process group.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers, gpus = config["workers"], config["gpus"]
     if workers == 0:
-        trainer = TorchTrainer(
-            train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0, use_gpu=gpus > 0)
-        )
+        alone = ScalingConfig(num_workers=0, use_gpu=gpus > 0)
+        trainer = TorchTrainer(train_loop, train_loop_config=config, scaling_config=alone)
     else:
         each = {"CPU": WORKER_CPUS} | ({"GPU": gpus} if gpus else {})
         trainer = TorchTrainer(
@@ -82,9 +95,5 @@ def order_trial(config: dict[str, Any]) -> None:
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
             ),
         )
-    outcome = trainer.fit().return_value["outcome"]
-    tune.report({"outcome": outcome, "value": 0.0})
-
-
-WORKER_CPUS = 0.9
-DRIVER_CPUS = 0.1
+    outcome: str = trainer.fit().return_value["outcome"]
+    return outcome

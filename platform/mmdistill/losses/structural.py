@@ -78,8 +78,12 @@ def anchor_indices(teacher_S_LBB: Tensor, kind: AnchorKind, k: int | Tensor) -> 
 
 
 def _first(values: Tensor, count: int) -> Tensor:
-    """Return the positions of the least values, ascending."""
-    return values.topk(count, dim=-1, largest=False, sorted=True).indices
+    """Return the positions of the least values, ascending.
+
+    A stable sort: equal similarities are common between rectified features, and which of them `topk`
+    takes depends on how many are asked for, so that a lane would depend on its neighbours.
+    """
+    return values.sort(dim=-1, stable=True).indices[..., :count]
 
 
 def structural_points(

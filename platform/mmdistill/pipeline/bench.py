@@ -100,28 +100,31 @@ class Bench:
         return {name: self.teacher(name, pieces) for name in pieces[0].run.networks()}
 
     def _ready(self, stages: Sequence[Stage], pieces: Sequence[Piece], compute: Compute) -> list[Entry]:
-        self.runtime.barrier()
-        found: dict[str, Entry] = {}
-        missing: dict[str, int] = {}
-        reasons: dict[str, str] = {}
+        """Return an entry per stage.
+
+        Where one is missing all are computed: the last bits of a lane may depend on its cohort, and an order
+        that was killed between two entries must not end with others than one that was not.
+        """
+        positions: dict[str, int] = {}
         for number, stage in enumerate(stages):
-            if stage.key not in reasons:
-                entry, reasons[stage.key] = self.cache.read(stage)
-                if entry is None:
-                    missing[stage.key] = number
-                else:
-                    found[stage.key] = entry
+            positions.setdefault(stage.key, number)
+        reads = {key: self.cache.read(stages[number]) for key, number in positions.items()}
+        # One worker decides for all: they compute together or not at all.
+        missing = self.runtime.first([key for key, (entry, _) in reads.items() if entry is None])
+        found = {key: entry for key, (entry, _) in reads.items() if entry is not None}
         if missing:
-            self.runtime.barrier()
             self._depth += 1
-            computed = compute(list(missing.values()))
+            computed = compute(list(positions.values()))
             self._depth -= 1
-            for number, entry in zip(missing.values(), computed, strict=True):
-                found[stages[number].key] = entry.on_cpu()
-                if self.runtime.rank == 0:
-                    self.cache.write(stages[number], found[stages[number].key])
+            for (key, number), entry in zip(positions.items(), computed, strict=True):
+                found[key] = entry.on_cpu()
+                if self.runtime.rank == 0 and key in missing:
+                    self.cache.write(stages[number], found[key])
         for stage, piece in zip(stages, pieces, strict=True):
-            self._note(stage, piece, found[stage.key], reasons[stage.key], hit=stage.key not in missing)
+            reason = (
+                "computed with its cohort" if missing and stage.key not in missing else reads[stage.key][1]
+            )
+            self._note(stage, piece, found[stage.key], reason, hit=not missing)
         return [found[stage.key] for stage in stages]
 
     def _note(self, stage: Stage, piece: Piece, entry: Entry, reason: str, *, hit: bool) -> None:

@@ -5,10 +5,12 @@ are gathered with their gradients, and every worker computes the loss of the *wh
 compare rows with each other (transport, contrast) mean the same on one worker and on many.
 """
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 class Runtime(Protocol):
@@ -27,8 +29,8 @@ class Runtime(Protocol):
     def average(self, gradient: Tensor) -> None:
         """Average a gradient over the workers, in place."""
 
-    def barrier(self) -> None:
-        """Wait until every worker is here."""
+    def first(self, value: Value) -> Value:
+        """Return what the first worker holds; every worker must come here."""
 
 
 class LocalRuntime:
@@ -51,5 +53,6 @@ class LocalRuntime:
     def average(self, gradient: Tensor) -> None:
         """Leave the gradient."""
 
-    def barrier(self) -> None:
-        """Wait for nobody."""
+    def first(self, value: Value) -> Value:
+        """Return the value."""
+        return value

@@ -1,0 +1,169 @@
+"""The same protocol on a real local Ray: one study, a killed driver, a worker group, an interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmdistill.cluster.environment import local_cluster
+from mmdistill.cluster.inline import run_inline
+from mmdistill.cluster.proposals import propose
+from mmdistill.pipeline.cache import StageCache
+from mmdistill.records.study import StudyFolder
+from mmdistill.records.tables import content_hash, tables
+from mmdistill.reports.query import query
+from mmdistill.studies.file import read_study_file
+from mmdistill.studies.provenance import study_row
+from mmdistill.studies.session import Session
+from mmdistill.studies.study import assemble
+
+pytestmark = pytest.mark.ray
+
+STUDY = """
+name = "rayed"
+seed = 5
+[run]
+epochs = 12
+batch_size = 32
+[run.teachers]
+epochs = 6
+out_of_fold = 2
+[run.data]
+dataset = "planted"
+options = { rows = [160, 64, 96] }
+student = ["face"]
+privileged = ["audio", "decoy"]
+label_fraction = 0.5
+[[arms]]
+name = "student_only"
+recipe = "student_only"
+[[arms]]
+name = "mt_pkdot"
+recipe = "mt_pkdot"
+edits = { "terms.transport.k" = 10 }
+[search]
+trials = 4
+startup = 2
+generation = 2
+top = 2
+seeds = 2
+space = { "terms.transport.k" = { low = 5, high = 20, integer = true } }
+[confirm]
+pairs = 3
+"""
+SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study") / "rayed.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(file, tmp_path_factory):
+    """The same study without Ray, one order after another."""
+    root = tmp_path_factory.mktemp("undisturbed") / "rayed"
+    session = begun(file, root)
+    run_inline(session, StageCache(root / "cache"))
+    return session.folder
+
+
+def begun(file, root):
+    study = assemble(read_study_file(file), str(file))
+    folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY, study.resolved())
+    return Session(study, folder, propose)
+
+
+def started(file, root):
+    command = [sys.executable, "-m", "mmdistill.cli.main", "run", str(file), "--output", str(root)]
+    log = (root.parent / "log").open("a")
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def wait_for_finals(root, count):
+    limit = time.monotonic() + SECONDS
+    while time.monotonic() < limit:
+        if len(list((root / "finals").glob("*.json"))) >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"fewer than {count} results after {SECONDS} s: {(root.parent / 'log').read_text()[-2000:]}")
+
+
+def test_a_killed_driver_loses_nothing_and_the_table_is_that_of_an_undisturbed_run(
+    file, undisturbed, tmp_path
+):
+    root = tmp_path / "rayed"
+    first = started(file, root)
+    wait_for_finals(root, 6)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    finished = {path.stem for path in (root / "finals").glob("*.json")}
+    assert finished
+    second = started(file, root)
+    assert second.wait(SECONDS) == 0, (tmp_path / "log").read_text()[-3000:]
+    folder = StudyFolder.open(root)
+    assert content_hash(tables(folder)) == content_hash(tables(undisturbed))
+    again = query(root, "SELECT order_id FROM attempts GROUP BY order_id HAVING count(outcome) > 1")
+    assert again.num_rows == 0
+    attempts = query(root, "SELECT order_id, count(*) AS n FROM attempts GROUP BY order_id").to_pylist()
+    assert {row["order_id"] for row in attempts if row["n"] > 1}.isdisjoint(finished)
+
+
+def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):
+    root = tmp_path / "rayed"
+    process = started(file, root)
+    wait_for_finals(root, 2)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert "same command" in (tmp_path / "log").read_text()
+    assert not (root / "lock.json").exists()
+
+
+def test_a_worker_group_computes_what_one_process_does(file, undisturbed, tmp_path):
+    root = tmp_path / "rayed"
+    session = begun(file, root)
+    order = next(order for order in session.ready(()) if order.kind == "search")
+    with local_cluster() as scratch:
+        from mmdistill.cluster.worker import fit_order
+
+        config = {
+            "order": order.model_dump_json(),
+            "study": str(root),
+            "cache": str(root / "cache"),
+            "scratch": str(scratch / "train"),
+            "workers": 2,
+            "device": "cpu",
+            "gpus": 0.0,
+        }
+        assert fit_order(config) == "complete"
+    ours = {t.trial_id: t.metrics for t in session.folder.final(order.order_id).trials}
+    alone = {t.trial_id: t.metrics for t in undisturbed.final(order.order_id).trials}
+    assert ours.keys() == alone.keys()
+    for trial_id, metrics in ours.items():
+        assert metrics["log_loss"] == pytest.approx(alone[trial_id]["log_loss"], rel=1e-4)
+
+
+def test_the_standard_library_keeps_its_platform_module_inside_a_ray_task():
+    with local_cluster():
+        import ray
+
+        @ray.remote
+        def system():
+            import platform
+
+            return platform.system(), json.dumps(dict(os.environ).get("RAY_AUTH_MODE"))
+
+        assert ray.get(system.remote()) == ("Linux", '"token"')
+
+
+def test_the_token_is_readable_by_this_user_only():
+    with local_cluster():
+        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+        assert token.stat().st_mode & 0o077 == 0
