@@ -18,7 +18,7 @@ def test_everything_is_fine_here(call):
     found = by_name(answer)
     assert {"python", "mmdistill", *doctor.PACKAGES} <= set(found)
     assert found["Ray authentication"]["found"].startswith("RAY_AUTH_MODE=token")
-    assert "mode 0600" in found["Ray token file"]["found"]
+    assert "known to its processes only" in found["Ray token"]["found"]
     assert {"CPUs", "memory", "GPUs", "threads", "temporary folder", "transport solver"} <= set(found)
     assert dict(os.environ) == before
 

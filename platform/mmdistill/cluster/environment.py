@@ -32,15 +32,13 @@ OBJECT_STORE_BYTES = 256 * 2**20
 LONGEST_TEMPORARY_FOLDER = 40
 
 
-def prepare(token_folder: Path) -> None:
-    """Set the environment of Ray, with a token of its own in a file only this user can read."""
+def prepare() -> None:
+    """Set the environment of Ray, with a token that only this process and its children know.
+
+    One token per process: Ray keeps the first it reads.
+    """
     os.environ.update(VARIABLES)
-    token = token_folder / "token"
-    if not token.exists():
-        handle = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def temporary_folder() -> Path:
@@ -57,7 +55,7 @@ def local_cluster() -> Iterator[Path]:
     """
     scratch = temporary_folder()
     try:
-        prepare(scratch)
+        prepare()
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)

@@ -39,7 +39,6 @@ class Order(Settings):
         order_id: derived from the content, so that a restart finds the same order.
         kind: ``stages`` or the phase of the lanes.
         title: one line for people.
-        selection: file name of the frozen selection record; only test orders have one.
     """
 
     order_id: str
@@ -47,4 +46,3 @@ class Order(Settings):
     title: str
     lanes: tuple[Lane, ...] = ()
     stages: tuple[StageRequest, ...] = ()
-    selection: str | None = None

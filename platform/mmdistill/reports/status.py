@@ -92,7 +92,8 @@ def _expected(study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str
     """Return the planned runs of an arm by phase: the study file's numbers where it states them."""
     search = _stated(resolved, "search", "trials", study["trials"])
     pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
-    return {"search": search, "confirm": pairs, "test": pairs}
+    folds = len(resolved.get("fingerprints", [0]))
+    return {"search": search * folds, "confirm": pairs * folds, "test": pairs * folds}
 
 
 def _stated(resolved: Mapping[str, Any], table: str, key: str, otherwise: int) -> int:

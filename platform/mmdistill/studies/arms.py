@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from mmdistill.data.opening import DataSettings, check_data
 from mmdistill.errors import ConfigError, InputError, Problem
 from mmdistill.pipeline.recipe import recipes
-from mmdistill.pipeline.run import RunSettings, canonical
+from mmdistill.pipeline.run import RunSettings
 from mmdistill.registry import unknown_name
 from mmdistill.settings import edited, flattened, merged, problems_of
 from mmdistill.studies.designs import DESIGNS
@@ -84,12 +84,12 @@ def _name_problem(arm: ArmEntry, entries: Mapping[str, ArmEntry], place: str) ->
 def runs_of(
     entries: Sequence[ArmEntry], file: StudyFile, where: str
 ) -> tuple[dict[str, RunSettings], list[Problem]]:
-    """Return the canonical run of every arm that has a valid one, and the problems of the others."""
+    """Return the run of every arm that has a valid one, and the problems of the others."""
     runs: dict[str, RunSettings] = {}
     problems: list[Problem] = []
     for entry in entries:
         try:
-            runs[entry.name] = canonical(_run(entry, file, where))
+            runs[entry.name] = _run(entry, file, where)
         except ConfigError as error:
             problems += error.problems
     return runs, problems + _data_problems(runs, where)

@@ -23,7 +23,7 @@ def narrowed_space(
 
     Args:
         entry: the arm; its own space goes before the shared one.
-        run: its canonical settings.
+        run: its settings.
         shared: the space of the study.
         task: decides which settings matter.
         where: the study file.
@@ -33,7 +33,7 @@ def narrowed_space(
     problems: list[Problem] = []
     for path, asked in (shared | entry.space).items():
         at = f"{where}: arms.{entry.name}.space" if path in entry.space else f"{where}: search.space"
-        if not is_live(path, asked, run, task):
+        if not is_live(path, asked, run, task, is_own=path in entry.space):
             continue
         if asked is False:
             space.pop(path, None)
@@ -50,8 +50,14 @@ def narrowed_space(
     return space, problems or _pair_problems(space, run, f"{where}: arms.{entry.name}")
 
 
-def is_live(path: str, asked: Dimension | bool, run: RunSettings, task: Task) -> bool:
-    """Return whether a setting exists in the run, and some value that is asked for changes something."""
+def is_live(
+    path: str, asked: Dimension | bool, run: RunSettings, task: Task, *, is_own: bool = False
+) -> bool:
+    """Return whether a setting exists in the run, and some value that is asked for changes something.
+
+    A space of the whole study leaves arms with a single teacher alone: it would turn controls such as
+    self-distillation into something else. An arm's own space (``is_own``) may do so.
+    """
     if path in declared_ranges(run):
         return path in live_ranges(run, task)
     root, *rest = path.split(".")
@@ -59,7 +65,7 @@ def is_live(path: str, asked: Dimension | bool, run: RunSettings, task: Task) ->
         return _is_live_in_term(rest, run)
     if root in FIXED or path not in flattened(run.as_json()):
         return False
-    if path == "teachers.pool" and run.trains_teacher():
+    if path == "teachers.pool" and (run.trains_teacher() or (len(run.networks()) < 2 and not is_own)):
         return False
     return isinstance(asked, bool) or any(_changes(run, path, value) for value in _ends(asked))
 
@@ -89,7 +95,7 @@ def unused_problems(
         _unused(f"{where}: arms.{entry.name}.space.{path}", path, "this arm")
         for entry in entries
         for path, asked in entry.space.items()
-        if not is_live(path, asked, runs[entry.name], task)
+        if not is_live(path, asked, runs[entry.name], task, is_own=True)
     ]
 
 
@@ -118,7 +124,7 @@ def _changes(run: RunSettings, path: str, value: Any) -> bool:
         changed = RunSettings.model_validate(edited(run.as_json(), {path: value}))
     except ValidationError:
         return True  # wrong, which is said elsewhere
-    return canonical(changed).digest != run.digest
+    return canonical(changed).digest != canonical(run).digest
 
 
 def _ends(dimension: Dimension) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmdistill.data.opening import open_dataset, open_fold
 from mmdistill.errors import ConfigError, Problem
-from mmdistill.pipeline.run import RunSettings
+from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.stages import VERSIONS
 from mmdistill.registry import unknown_name
 from mmdistill.settings import Dimension, digest
@@ -38,7 +38,7 @@ class Arm:
     def digest(self) -> str:
         """Return the identity of the arm's settings and space; its name does not matter."""
         space = {path: dimension.as_json() for path, dimension in self.space.items()}
-        return digest([self.run.as_json(), space])
+        return digest([canonical(self.run).as_json(), space])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Every named query runs on a finished study and answers its question."""
+
+from pathlib import Path
+
+import pytest
+
+from mmdistill.cluster.inline import run_inline
+from mmdistill.cluster.proposals import propose
+from mmdistill.pipeline.cache import StageCache
+from mmdistill.records.study import StudyFolder
+from mmdistill.reports.query import query
+from mmdistill.studies.file import read_study_file
+from mmdistill.studies.provenance import study_row
+from mmdistill.studies.session import Session
+from mmdistill.studies.study import assemble
+
+ROOT = Path(__file__).parents[2]
+QUERIES = sorted((ROOT / "dashboards" / "queries").glob("*.sql"))
+STUDY = ROOT / "search_spaces" / "quickstart.toml"
+SMALL = [
+    "run.epochs=2",
+    "run.teachers={epochs = 2, out_of_fold = 2}",
+    "search={trials = 2, startup = 2, top = 1, seeds = 1}",
+    "confirm.pairs=2",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("queries") / "quickstart"
+    study = assemble(read_study_file(STUDY, SMALL), str(STUDY))
+    folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY.read_text(), study.resolved())
+    run_inline(Session(study, folder, propose), StageCache(root / "cache"))
+    return root
+
+
+def test_there_are_queries():
+    assert len(QUERIES) >= 5
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_the_query_runs_and_says_what_it_asks(path, finished):
+    sql = path.read_text()
+    assert sql.startswith("-- ")
+    found = query(finished, sql)
+    if path.stem in {"trained_twice", "attempts"}:
+        assert found.num_rows == 0
+    else:
+        assert found.num_rows > 0
+
+
+def test_every_arm_of_the_default_study_gets_the_same_budget(finished):
+    rows = query(finished, (ROOT / "dashboards/queries/equal_budget.sql").read_text()).to_pylist()
+    assert len(rows) == 11
+    assert {row["trials"] for row in rows} == {2}
