@@ -1,7 +1,7 @@
 """Frozen settings: one place for a default, its domain, its search range and its identity.
 
-A float or integer field that declares a :class:`Tunable` range is searchable, and may differ between the lanes
-of one cohort; every other field is structural.
+A float or integer field that declares a :class:`Tunable` range is searchable, and may differ between the
+lanes of one cohort; every other field is structural.
 """
 
 import hashlib
@@ -60,7 +60,8 @@ class Range(Settings):
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range needs `low` > 0, but `low` is {self.low:g}")
         if self.integer and not (self.low.is_integer() and self.high.is_integer()):
-            raise ValueError(f"an integer range needs whole ends, but they are {self.low:g} and {self.high:g}")
+            ends = f"{self.low:g} and {self.high:g}"
+            raise ValueError(f"an integer range needs whole ends, but they are {ends}")
         return self
 
     def at(self, unit: float) -> float | int:

@@ -9,15 +9,14 @@ from mmdistill.cli.progress import LiveProgress, PlainProgress, Tally, line, pro
 from mmdistill.cluster.progress import Event
 from mmdistill.cluster.proposals import propose
 from mmdistill.records.study import StudyFolder
-from mmdistill.studies.file import read_study_file
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session
-from mmdistill.studies.study import assemble
+from mmdistill.studies.study import open_study
 
 
 @pytest.fixture
 def session(study_file, tmp_path):
-    study = assemble(read_study_file(study_file), "tiny.toml")
+    study = open_study(study_file)
     folder = StudyFolder.create(tmp_path / "s", study_row(study, ["x"]), "", study.resolved())
     return Session(study, folder, propose)
 

@@ -9,10 +9,9 @@ from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise
-from mmdistill.studies.file import read_study_file
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session
-from mmdistill.studies.study import assemble
+from mmdistill.studies.study import open_study
 
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 
@@ -23,7 +22,7 @@ SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 )
 def test_the_verdict_is_the_planted_truth(tmp_path, truth, verdicts):
     path = SEARCH_SPACES / f"planted_{truth}.toml"
-    study = assemble(read_study_file(path), str(path))
+    study = open_study(path)
     folder = StudyFolder.create(tmp_path, study_row(study, []), path.read_text("utf-8"), study.resolved())
     session = Session(study, folder, propose)
     run_inline(session, StageCache(tmp_path / "cache"))

@@ -15,10 +15,9 @@ from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import content_hash, tables
 from mmdistill.reports.query import query
-from mmdistill.studies.file import read_study_file
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session
-from mmdistill.studies.study import assemble
+from mmdistill.studies.study import open_study
 
 pytestmark = pytest.mark.ray
 
@@ -74,7 +73,7 @@ def undisturbed(file, tmp_path_factory):
 
 
 def begun(file, root):
-    study = assemble(read_study_file(file), str(file))
+    study = open_study(file)
     folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY, study.resolved())
     return Session(study, folder, propose)
 

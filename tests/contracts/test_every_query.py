@@ -9,10 +9,9 @@ from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.query import query
-from mmdistill.studies.file import read_study_file
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session
-from mmdistill.studies.study import assemble
+from mmdistill.studies.study import open_study
 
 ROOT = Path(__file__).parents[2]
 QUERIES = sorted((ROOT / "dashboards" / "queries").glob("*.sql"))
@@ -28,7 +27,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("queries") / "quickstart"
-    study = assemble(read_study_file(STUDY, SMALL), str(STUDY))
+    study = open_study(STUDY, SMALL)
     folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY.read_text(), study.resolved())
     run_inline(Session(study, folder, propose), StageCache(root / "cache"))
     return root

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill.studies.file import read_study_file
-from mmdistill.studies.study import assemble
+from mmdistill.studies.study import open_study
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "search_spaces").glob("*.toml"))
@@ -23,7 +22,7 @@ def file(request, monkeypatch):
 
 
 def test_it_is_a_valid_study_that_is_called_like_its_file(file):
-    study = assemble(read_study_file(file), str(file))
+    study = open_study(file)
     assert study.file.name == file.stem
     assert len(study.arms) >= 2
     assert study.file.contrasts
@@ -34,7 +33,7 @@ def test_it_begins_with_what_it_asks(file):
 
 
 def test_its_arms_are_searched_alike(file):
-    study = assemble(read_study_file(file), str(file))
+    study = open_study(file)
     shared = set.intersection(*(set(arm.space) for arm in study.arms))
     assert {"optimiser.learning_rate", "optimiser.weight_decay"} <= shared
 

@@ -1,7 +1,8 @@
 import pytest
 
-from mmdistill.errors import ConfigError
+from mmdistill.errors import ConfigError, InputError
 from mmdistill.settings import Choice, Range
+from mmdistill.studies.study import open_study
 
 POOL = '"teachers.pool" = ["each", "joint"]'
 TRANSPORT = '\n[[arms]]\nname = "pkdot"\nrecipe = "pkdot"\nedits = { "terms.transport.k" = 5 }\n'
@@ -316,3 +317,32 @@ def test_a_generated_name_that_is_too_long_is_refused(put_together, tiny):
 def test_nothing_is_written_by_reading_a_study(put_together, tiny, tmp_path):
     put_together(tiny)
     assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]
+
+
+def test_wrong_form_and_wrong_content_are_told_at_once(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        """
+nam = "x"
+name = "a/b"
+[run]
+epoch = 5
+[run.data]
+dataset = "digits_view"
+student = ["rows"]
+[[arms]]
+name = "student_only"
+recipe = "student_onl"
+[search]
+trils = 3
+[search.space]
+"optimiser.learning_rate" = { low = 1.0, high = 0.1 }
+"""
+    )
+    with pytest.raises(InputError) as caught:
+        open_study(path)
+    told = str(caught.value)
+    for place in ("nam: unknown", "name: a name starts", "search.trils: unknown", "`low` must be below"):
+        assert place in told
+    assert "no recipe is called 'student_onl'; did you mean 'student_only'?" in told
+    assert list(tmp_path.iterdir()) == [path]

@@ -19,10 +19,9 @@ from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
 from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render import markdown
-from mmdistill.studies.file import read_study_file
 from mmdistill.studies.provenance import command_line, study_row
 from mmdistill.studies.session import Session
-from mmdistill.studies.study import Study, assemble
+from mmdistill.studies.study import Study, open_study
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
 # What a driver that was killed at once leaves in a folder that holds no study yet.
@@ -73,7 +72,7 @@ def run_study(
         InputError: with every problem of the file; nothing was written then.
         LockedError: if another driver runs the study.
     """
-    study = assemble(read_study_file(readable(file), edits), str(file))
+    study = open_study(readable(file), edits)
     root = _usable(readable(output or Path("results") / study.file.name))
     cache = root / "cache" if cache is None else _usable_folder(readable(cache))
     with DriverLock(root):

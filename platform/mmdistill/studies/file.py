@@ -186,6 +186,35 @@ def read_study_file(path: Path, edits: Sequence[str] = ()) -> StudyFile:
         raise ConfigError([_without_tags(problem) for problem in problems_of(error, where)]) from error
 
 
+def sound_part(path: Path, edits: Sequence[str] = ()) -> StudyFile | None:
+    """Return what a file with wrong keys would be without them, so that the rest of it can be judged.
+
+    None where the file is no TOML, or where what is wrong cannot be left out.
+    """
+    try:
+        tree = _edited(_parsed(path), edits)
+    except ConfigError:
+        return None
+    # Each round takes out what pydantic named; checks over whole tables come in a later round.
+    for _ in range(3):
+        try:
+            return StudyFile.model_validate(tree)
+        except ValidationError as error:
+            for detail in error.errors():
+                _leave_out(tree, [part for part in detail["loc"] if part not in _TAGS])
+    return None
+
+
+def _leave_out(tree: dict[str, Any], path: Sequence[str | int]) -> None:
+    place: Any = tree
+    for part in path[:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+    if path == ["name"]:
+        tree["name"] = "unnamed"
+    elif path and isinstance(place, dict):
+        place.pop(path[-1], None)
+
+
 def _parsed(path: Path) -> dict[str, Any]:
     problem = _unreadable(path)
     if problem:

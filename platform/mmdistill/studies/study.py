@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmdistill.data.opening import open_dataset, open_fold
-from mmdistill.errors import ConfigError, Problem
+from mmdistill.errors import ConfigError, InputError, Problem
 from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.stages import VERSIONS
 from mmdistill.registry import unknown_name
 from mmdistill.settings import Dimension, digest
 from mmdistill.studies.arms import entries_of, runs_of
-from mmdistill.studies.file import ArmEntry, Contrast, StudyFile
+from mmdistill.studies.file import ArmEntry, Contrast, StudyFile, read_study_file, sound_part
 from mmdistill.studies.space import narrowed_space, unused_problems
 from mmdistill.terms.base import Task
 
@@ -81,6 +82,26 @@ class Study:
             "fingerprints": list(self.fingerprints),
             "stage_versions": VERSIONS,
         }
+
+
+def open_study(path: Path, edits: Sequence[str] = ()) -> Study:
+    """Return the study in a TOML file, with ``key=value`` edits laid on top.
+
+    Raises:
+        InputError: with every problem, those of the file's form and those of what it asks for at once.
+    """
+    try:
+        file = read_study_file(path, edits)
+    except ConfigError as error:
+        problems = list(error.problems)
+        sound = sound_part(path, edits)
+        if sound is not None:
+            try:
+                assemble(sound, str(path))
+            except InputError as more:
+                problems += more.problems
+        raise ConfigError(_without_repeats(problems)) from error
+    return assemble(file, str(path))
 
 
 def assemble(file: StudyFile, where: str) -> Study:
