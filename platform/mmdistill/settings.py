@@ -19,7 +19,7 @@ from mmdistill.registry import unknown_name
 
 
 class Settings(BaseModel):
-    """Base of every settings object: frozen, no unknown keys, no silent conversions, knows its digest."""
+    """Base of every settings object: frozen, no unknown keys, knows its digest."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings", validate_default=True
@@ -65,12 +65,13 @@ class Range(Settings):
         return self
 
     def at(self, unit: float) -> float | int:
-        """Return the value at a position in [0, 1)."""
+        """Return the value at a position in [0, 1); never outside, whatever a logarithm is rounded to."""
         low, high = self.low, self.high + (1 if self.integer else 0)
         if self.log:
             value = math.exp(math.log(low) + unit * (math.log(high) - math.log(low)))
         else:
             value = low + unit * (high - low)
+        value = min(max(value, low), high)
         return min(int(value), int(self.high)) if self.integer else value
 
 

@@ -69,7 +69,7 @@ def test_json_has_table_price_and_paths(call, finished):
     assert answer.code == 0
     assert [arm["name"] for arm in answer.json["table"]["arms"]] == ["student_only", "hinton"]
     assert answer.json["price"]["median_cpu_s"] > 0
-    assert answer.json["failed_orders"] == []
+    assert answer.json["failed_orders"] == {}
     assert answer.json["paths"]["study"] == str(finished)
 
 
@@ -167,7 +167,7 @@ def test_an_interrupt_before_the_start_leaves_nothing(call, study_file, tmp_path
     def interrupted(file, where):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "assemble", interrupted)
+    monkeypatch.setattr(running, "open_study", interrupted)
     answer = call("run", study_file, "--output", tmp_path / "out")
     assert (answer.code, answer.lines) == (130, ["mmdistill: interrupted"])
     assert not (tmp_path / "out").exists()
@@ -222,10 +222,25 @@ def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypa
     monkeypatch.setattr("mmdistill.cluster.inline.run_order", failing)
     answer = call("run", study_file, "--output", tmp_path / "out")
     assert answer.code == 3
-    assert "Failed for good: confirm-" in answer.err
+    assert "1 order failed for good:" in answer.err
+    assert "1 x MemoryError: too large" in answer.err
+    assert "run with another --output" in answer.err
     assert len([line for line in answer.lines if line.endswith("  failed")]) == 3
     monkeypatch.setattr(running, "on_ray", refuse)
     assert call("run", study_file, "--output", tmp_path / "out").code == 3
+
+
+def test_orders_whose_process_died_every_time_give_3(call, study_file, tmp_path, monkeypatch, inline):
+    def dying(order, study, *others):
+        if order.kind != "confirm" or "hinton" not in order.title:
+            return run_order(order, study, *others)
+        study.begin_attempt(order.order_id)
+        return "failed"
+
+    monkeypatch.setattr("mmdistill.cluster.inline.run_order", dying)
+    answer = call("run", study_file, "--output", tmp_path / "out")
+    assert answer.code == 3
+    assert "1 x its process died" in answer.err
 
 
 def test_an_executor_that_gives_up_is_a_failure(call, study_file, tmp_path, monkeypatch):

@@ -128,3 +128,10 @@ def test_tpe_moves_to_where_results_are_good():
 def test_nothing_is_written_to_the_terminal(capfd):
     propose(request(past=past(8)))
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interval_contains_its_values_to_the_last_bit():
+    # exp(log(5)) is below 5, and a count below `low` would be refused as a past value.
+    whole, real = Range(low=5, high=60, log=True, integer=True), Range(low=0.03, high=3, log=True)
+    assert [whole.at(0.0), whole.at(1 - 2**-53)] == [5, 60]
+    assert real.at(0.0) == 0.03

@@ -1,16 +1,21 @@
 """The same protocol on a real local Ray: one study, a killed driver, a worker group, an interruption."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmdistill.cluster.environment import local_cluster
 from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.proposals import propose
+from mmdistill.data.datasets.planted import Planted
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import content_hash, tables
@@ -31,8 +36,7 @@ batch_size = 32
 epochs = 6
 out_of_fold = 2
 [run.data]
-dataset = "planted"
-options = { rows = [160, 64, 96] }
+dataset = "made"
 student = ["face"]
 privileged = ["audio", "decoy"]
 label_fraction = 0.5
@@ -58,9 +62,27 @@ SECONDS = 240
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("study") / "rayed.toml"
-    path.write_text(STUDY)
-    return path
+    """A study on a table that is given by a path relative to where the user stands."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "rayed.toml").write_text(STUDY)
+    write_table(folder / "made")
+    with contextlib.chdir(folder):
+        yield folder / "rayed.toml"
+
+
+def write_table(folder):
+    folder.mkdir()
+    samples = Planted(rows=(160, 64, 96)).samples()
+    names = sorted(samples.inputs)
+    columns = {
+        f"x_{name}": pa.FixedSizeListArray.from_arrays(pa.array(samples.inputs[name].ravel()), 16)
+        for name in names
+    }
+    columns |= {"label": samples.labels, "split": samples.split, "group": samples.groups}
+    pq.write_table(pa.table(columns), folder / "made.parquet")
+    modalities = {name: {"shape": [16]} for name in names}
+    card = {"name": "made", "title": "Made", "task": "classification", "classes": 4, "file": "made.parquet"}
+    (folder / "card.json").write_text(json.dumps(card | {"modalities": modalities}))
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +155,7 @@ def test_one_cluster_in_this_process(file, undisturbed, tmp_path):
         "order": order.model_dump_json(),
         "study": str(root),
         "cache": str(root / "cache"),
+        "directory": str(file.parent),
         "workers": 2,
         "device": "cpu",
         "gpus": 0.0,

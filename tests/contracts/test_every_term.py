@@ -102,7 +102,6 @@ def test_says_where_it_comes_from_and_what_it_is(name):
     assert term.settings_type.__doc__
     assert issubclass(term.settings_type, TermSettings)
     assert term.needs <= {"teacher", "auxiliary"}
-    assert term.tasks <= {"classification", "regression"}
     assert term.classification_only <= set(term.settings_type.model_fields)
 
 

@@ -28,7 +28,6 @@ def test_knows_widths_columns_and_outputs():
     assert [card.width("a"), card.width("b")] == [6, 4]
     assert [card.column("a"), card.column("b")] == ["x_a", "features_b"]
     assert card.outputs == 3
-    assert card.label_columns == ("label",)
 
 
 def test_outputs_of_a_regression_are_its_targets():
@@ -36,7 +35,6 @@ def test_outputs_of_a_regression_are_its_targets():
         CARD | {"task": "regression", "classes": None, "targets": ["valence", "arousal"]}
     )
     assert card.outputs == 2
-    assert card.label_columns == ("valence", "arousal")
 
 
 def test_a_card_is_found_by_its_path_and_by_its_folder(write):

@@ -31,19 +31,18 @@ CURVES = [
 ]
 
 
-def written(folder, lr=0.01):
+def written(folder, lr=0.01, accuracy=0.9, row="hinton/search-000"):
     write_trial_events(
         folder,
         hparams={"optimiser.lr": lr, "teachers": ["joint"], "mode": "a", "debiased": True, "anchors": 4},
-        metrics={"accuracy": 0.9},
+        metrics={"accuracy": accuracy},
         curves=iter(CURVES),
-        trial_id="hinton-0",
+        row=row,
     )
 
 
-@pytest.fixture
-def groups(tmp_path):
-    written(tmp_path / "hinton" / "0")
+def hparams_page(tmp_path):
+    """Return what the HParams page shows: the columns, and the rows."""
     write_experiment_events(tmp_path, DOMAINS, ["accuracy", "log_loss"])
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path))
@@ -56,18 +55,24 @@ def groups(tmp_path):
     )
     request = api_pb2.ListSessionGroupsRequest(
         allowed_statuses=[api_pb2.STATUS_SUCCESS], start_index=0, slice_size=10, include_metrics=True,
-        col_params=[api_pb2.ColParams(metric=api_pb2.MetricName(tag="accuracy"))],
+        col_params=[api_pb2.ColParams(metric=api_pb2.MetricName(tag="final/accuracy"))],
     )  # fmt: skip
     response = list_session_groups.Handler(request_context, context, "", request).run()
     return experiment, response.session_groups
 
 
+@pytest.fixture
+def groups(tmp_path):
+    written(tmp_path / "hinton" / "search-000")
+    return hparams_page(tmp_path)
+
+
 def test_curves_come_back_by_epoch(tmp_path):
     written(tmp_path)
     accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert {"term/task", "selection/joint", "validation/odd", "accuracy"} <= set(_tags(accumulator))
+    assert {"term/task", "selection/joint", "validation/odd", "final/accuracy"} <= set(_tags(accumulator))
     assert _values(accumulator, "term/task") == [(0, 1.0), (1, 0.5)]
-    assert _values(accumulator, "accuracy") == [(1, pytest.approx(0.9))]
+    assert _values(accumulator, "final/accuracy") == [(1, pytest.approx(0.9))]
     assert math.isnan(_values(accumulator, "validation/odd")[0][1])
 
 
@@ -93,12 +98,12 @@ def test_writing_a_trial_again_replaces_it(tmp_path):
 
 def test_the_hparams_page_shows_the_trial(groups):
     _, (group,) = groups
-    assert group.name == "hinton-0"
+    assert group.name == "hinton/search-000"
     shown = {name: getattr(value, value.WhichOneof("kind")) for name, value in group.hparams.items()}
     assert shown == {
         "optimiser.lr": 0.01, "teachers": '["joint"]', "mode": "a", "debiased": True, "anchors": 4.0,
     }  # fmt: skip
-    assert {m.name.tag: m.value for m in group.metric_values} == {"accuracy": pytest.approx(0.9)}
+    assert {m.name.tag: m.value for m in group.metric_values} == {"final/accuracy": pytest.approx(0.9)}
     assert [session.status for session in group.sessions] == [api_pb2.STATUS_SUCCESS]
 
 
@@ -110,7 +115,17 @@ def test_the_hparams_page_shows_the_domains(groups):
     assert {option.string_value for option in options["teachers"]} == {'["joint"]', '["joint", "pixels"]'}
     assert {option.number_value for option in options["anchors"]} == {4.0, 8.5}
     assert {option.bool_value for option in options["debiased"]} == {True, False}
-    assert [info.name.tag for info in experiment.metric_infos] == ["accuracy", "log_loss"]
+    shown = [(info.name.tag, info.display_name) for info in experiment.metric_infos]
+    assert shown == [("final/accuracy", "accuracy"), ("final/log_loss", "log_loss")]
+
+
+def test_repetitions_are_one_row_with_the_mean_of_their_metrics(tmp_path):
+    for seed, accuracy in enumerate([0.5, 0.75]):
+        written(tmp_path / "hinton" / f"confirm-{seed:03d}", accuracy=accuracy, row="hinton/confirm")
+    _, (group,) = hparams_page(tmp_path)
+    assert group.name == "hinton/confirm"
+    assert [session.name for session in group.sessions] == ["hinton/confirm-000", "hinton/confirm-001"]
+    assert {m.name.tag: m.value for m in group.metric_values} == {"final/accuracy": 0.625}
 
 
 def test_records_need_neither_torch_nor_ray_nor_tensorflow():

@@ -170,6 +170,14 @@ def test_before_the_test_is_opened_validation_is_shown_without_verdicts(made):
     assert ablation.openings == 0
 
 
+def test_the_best_trial_of_a_search_is_the_one_the_protocol_prefers(new_study, new_trial):
+    made = new_study(["student_only"])
+    for number, (loss, accuracy) in enumerate([(0.5, 0.95), (0.3, 0.9)]):
+        metrics = {"log_loss": loss, "accuracy": accuracy}
+        made.trials.append(new_trial("student_only", "search", number=number, metrics=metrics))
+    assert summarise_tables(made.tables()).arms[0].score.mean == 0.9
+
+
 def test_while_searching_the_best_trial_is_shown(new_study):
     made = new_study(["student_only", "hinton"], contrasts=[("Better?", "hinton", "student_only")])
     made.add_search("hinton", [0.9, 0.4, 0.6])
@@ -240,8 +248,8 @@ def test_folds_are_averaged_over_seeds_and_corrected(new_study):
     ablation = summarise_tables(made.tables())
     claim = arm_of(ablation, "hinton").against_baseline
     difference = fold_means(made, "hinton", 5) - fold_means(made, "student_only", 5)
-    error = difference.std(ddof=1) * math.sqrt(1 / 5 + 1 / 4)
-    assert ablation.scheme == ("folds", 0.25, "groups")
+    error = difference.std(ddof=1) * math.sqrt(1 / 5 + 5 / 16)
+    assert ablation.scheme == ("folds", 0.3125, "groups")
     assert claim.seeds.n == 5
     assert claim.seeds.high - claim.seeds.mean == pytest.approx(stats.t.ppf(0.975, 4) * error)
     assert claim.p == pytest.approx(2 * stats.t.sf(abs(difference.mean()) / error, 4))

@@ -217,6 +217,10 @@ def test_says_what_is_wrong_and_where(put_together, tiny, old, new, expected):
             "search.space.epochs: no range is declared for it; give `low` and `high`, or `choice`",
         ),
         (
+            '[search.space]\n"network.width" = { low = 8, high = 32, log = true }',
+            "search.space.network.width: this setting takes whole numbers only; add `integer = true`",
+        ),
+        (
             '[search.space]\n"optimiser.label_smoothing" = { low = 0.0, high = 1.0 }',
             "search.space.optimiser.label_smoothing: 1.0 is not allowed: Input should be less than 1",
         ),

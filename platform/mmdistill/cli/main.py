@@ -63,7 +63,13 @@ def status(study: Study, /, *, as_json: AsJson = False) -> int:
 @app.command
 def query(
     study: Study,
-    sql: Annotated[str, Parameter(help="One SELECT; DESCRIBE trials lists the columns of a table.")],
+    sql: Annotated[
+        str,
+        # A query may begin with a comment, `-- ...`.
+        Parameter(
+            allow_leading_hyphen=True, help="One SELECT; DESCRIBE trials lists the columns of a table."
+        ),
+    ],
     /,
     *,
     as_json: AsJson = False,

@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +21,11 @@ from mmdistill.reports.query import query
 from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render import markdown
 from mmdistill.studies.provenance import command_line, study_row
-from mmdistill.studies.session import Session
+from mmdistill.studies.session import DIED, Session
 from mmdistill.studies.study import Study, open_study
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
+MOST_REASONS = 5
 # What a driver that was killed at once leaves in a folder that holds no study yet.
 _LEFT_BEHIND = {"study.toml", "lock.json", "cache"}
 _PRICE = """
@@ -126,10 +128,24 @@ def _usable_folder(path: Path) -> Path:
     return path
 
 
-def _failed_orders(folder: StudyFolder) -> list[str]:
-    """Return the orders that were given up: on record, though their last attempt failed."""
-    last = {attempt.order_id: attempt.outcome for attempt in folder.attempts()}
-    return sorted(name for name in folder.final_ids() if last.get(name) == "failed")
+def _failed_orders(folder: StudyFolder) -> dict[str, str]:
+    """Return why orders were given up: those on record without a stage or a run that got anywhere."""
+    # By what is on record: an attempt whose process died has no outcome, nor has one that was killed as
+    # soon as its result was there.
+    given_up = [
+        final.order_id
+        for final in folder.finals()
+        if not final.stages and all(trial.status == "failed" for trial in final.trials)
+    ]
+    errors = {attempt.order_id: attempt.error for attempt in folder.attempts() if attempt.error}
+    return {name: errors.get(name, DIED) for name in given_up}
+
+
+def _say_failures(failed: Mapping[str, str]) -> None:
+    say(f"{len(failed)} order{'s' * (len(failed) > 1)} failed for good:")
+    for reason, count in Counter(failed.values()).most_common(MOST_REASONS):
+        say(f"  {count} x {reason}")
+    say("They stay on record; mend the cause and run with another --output.")
 
 
 class _Price(NamedTuple):
@@ -145,14 +161,14 @@ def _price(root: Path) -> _Price | None:
     return None if row["median_cpu_s"] is None else _Price(**row)
 
 
-def _print(root: Path, failed: Sequence[str], *, as_json: bool) -> None:
+def _print(root: Path, failed: Mapping[str, str], *, as_json: bool) -> None:
     ablation, price = summarise(root), _price(root)
     if failed:
-        say(f"Failed for good: {', '.join(failed)}; `error` in the tables trials and attempts says why")
+        _say_failures(failed)
     if as_json:
         paths = {"study": root, "tables": root / "compact", "tensorboard": root / "tensorboard"}
         table = json.loads(ablation_json(ablation))
-        print_json({"table": table, "price": price, "failed_orders": failed, "paths": paths})
+        print_json({"table": table, "price": price, "failed_orders": dict(failed), "paths": paths})
         return
     print(markdown(ablation))
     if price is not None:

@@ -48,6 +48,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
         "study": str(session.folder.root.resolve()),
         "cache": str(cache.resolve()),
         "scratch": str(scratch / "train"),
+        "directory": str(Path.cwd()),
         "workers": resources.workers,
         "device": resources.device,
         "gpus": gpus,

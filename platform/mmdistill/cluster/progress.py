@@ -9,7 +9,7 @@ class Event(NamedTuple):
     """An order ended.
 
     Attributes:
-        outcome: ``complete``, ``failed`` or ``there already``.
+        outcome: ``complete``, ``failed``, ``lost`` (its process died) or ``there already``.
         seconds: wall-clock seconds since the executor started it.
         running: orders still in flight.
     """

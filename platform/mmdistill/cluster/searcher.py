@@ -46,7 +46,8 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         """Tell the session that an order ended."""
         order, started = self._live.pop(trial_id)
-        outcome = "failed" if error or not result else str(result.get("outcome", "failed"))
+        # Tune has started it again before it calls it an error.
+        outcome = "lost" if error or not result else str(result.get("outcome", "lost"))
         self._session.ended(order, outcome)
         self._listen(Event(order, outcome, time.perf_counter() - started, len(self._live)))
 

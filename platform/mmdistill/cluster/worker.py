@@ -1,5 +1,6 @@
 """The body of a Tune trial: one order, run by Ray Train in this process or in a worker group."""
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def train_loop(config: dict[str, Any]) -> dict[str, str]:
     """Run the order in ``config`` and return its outcome; called by Ray Train on every worker."""
     from ray.train.torch import get_device
 
+    # Ray gives a trial a folder of its own; paths in a study file are relative to where the user stands.
+    os.chdir(config["directory"])
     device = torch.device("cpu") if config["device"] == "cpu" else get_device()
     runtime: Runtime = GroupRuntime(device) if dist.is_initialized() else LocalRuntime(device)
     order = Order.model_validate_json(config["order"])

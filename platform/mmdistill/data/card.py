@@ -71,11 +71,6 @@ class Card(Settings):
         """Return the name of a modality's column in a table."""
         return self.modalities[modality].column or f"x_{modality}"
 
-    @property
-    def label_columns(self) -> tuple[str, ...]:
-        """Return the names of the label columns in a table."""
-        return self.targets if self.task == "regression" else ("label",)
-
 
 class FileFacts(Settings):
     """What a card promises about its Parquet file; what is None is not promised."""

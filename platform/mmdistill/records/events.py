@@ -1,7 +1,8 @@
 """TensorBoard event files, written with the ``tensorboard`` package alone.
 
 One folder per trial holds its curves, hyperparameters and final metrics; the root of the tree holds the
-domains, so that the HParams page has columns before the first trial ends.
+domains, so that the HParams page has columns before the first trial ends. Final metrics are scalars below
+``final/``, apart from the curves ``term/``, ``validation/``, ``selection/`` and ``transport/``.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from mmdistill.records.schema import as_text
 
 _EVENT_FILES = "events.out.tfevents.*"
+_FINAL = "final/"
 
 
 def write_trial_events(
@@ -25,28 +27,29 @@ def write_trial_events(
     hparams: Mapping[str, Any],
     metrics: Mapping[str, float],
     curves: Iterable[tuple[str, int, float]],
-    trial_id: str,
+    row: str,
 ) -> None:
     """Write what TensorBoard shows of one trial; what the folder showed before is replaced.
 
     Args:
         folder: the trial's folder below the root of the tree.
         hparams: searched values by dotted path; what is no number, boolean or text is shown as JSON.
-        metrics: final values by name; they are also scalars at the last epoch of the curves.
+        metrics: final values by name; they are also scalars ``final/<name>`` at the last epoch of the curves.
         curves: name, epoch and value, e.g. ``("term/transport", 3, 0.7)``.
-        trial_id: what the HParams page calls the trial.
+        row: the row of the HParams page; trials with the same one must have equal ``hparams`` and are
+            shown as one row, with the mean of each metric.
     """
     shown = {
         name: value if isinstance(value, int | float) else as_text(value) for name, value in hparams.items()
     }
     with _fresh_writer(folder) as writer:
-        _add(writer, summary_v2.hparams_pb(shown, trial_id=trial_id))
+        _add(writer, summary_v2.hparams_pb(shown, trial_id=row))
         last = 0
         for name, epoch, value in curves:
             _add(writer, _scalar(name, value), epoch)
             last = max(last, epoch)
         for name, value in metrics.items():
-            _add(writer, _scalar(name, value), last)
+            _add(writer, _scalar(_FINAL + name, value), last)
         _add(writer, _session_end())
 
 
@@ -57,13 +60,14 @@ def write_experiment_events(
 
     Args:
         folder: the root of the tree.
-        domains: by dotted path, ``{"low": ..., "high": ...}`` or ``{"choice": [...]}``; alternatives that are
-            not all texts, all booleans or all numbers are shown as texts (JSON where they are none).
+        domains: by name of a column, ``{"low": ..., "high": ...}`` or ``{"choice": [...]}``; alternatives
+            that are not all texts, all booleans or all numbers are shown as texts (JSON where they are none).
         metrics: names under which the trials write their final metrics.
     """
     hparams = [summary_v2.HParam(name, _domain(domain)) for name, domain in domains.items()]
+    shown = [summary_v2.Metric(_FINAL + name, display_name=name) for name in metrics]
     with _fresh_writer(folder) as writer:
-        _add(writer, summary_v2.hparams_config_pb(hparams, [summary_v2.Metric(name) for name in metrics]))
+        _add(writer, summary_v2.hparams_config_pb(hparams, shown))
 
 
 def _domain(domain: Mapping[str, Any]) -> summary_v2.Domain:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from mmdistill.randomness import derive_seed
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports.budget import Budget, budget_of
+from mmdistill.reports.budget import Budget, budget_of, validation_loss
 from mmdistill.reports.claims import (
     Claim,
     Question,
@@ -181,7 +181,8 @@ def _chosen(trials: Sequence[Trial], study: Mapping[str, Any]) -> tuple[Basis, l
     for trial in trials:
         key = (trial["arm"], trial["fold"])
         if trial["phase"] == "search" and _usable(trial, study["score"]):
-            best[key] = max(best.get(key, trial), trial, key=lambda run: run["metrics"][study["score"]])
+            # By what the search ranks by, so that it is the trial the protocol holds for the best.
+            best[key] = min(best.get(key, trial), trial, key=lambda run: validation_loss(run, study["task"]))
     return "search", list(best.values())
 
 

@@ -81,11 +81,11 @@ def _curves(search: Sequence[Trial], task: str) -> list[list[float]]:
     """Return the validation losses in the order of the proposals, one list per fold."""
     folds: dict[int, list[float]] = {}
     for trial in sorted(search, key=lambda trial: trial["number"] or 0):
-        folds.setdefault(trial["fold"], []).append(_loss(trial, task))
+        folds.setdefault(trial["fold"], []).append(validation_loss(trial, task))
     return list(folds.values())
 
 
-def _loss(trial: Trial, task: str) -> float:
+def validation_loss(trial: Trial, task: str) -> float:
     """Return what the search ranks by; infinite for a run that did not complete."""
     metrics = trial["metrics"] or {}
     value = 1 - _number(metrics.get("ccc")) if task == "regression" else _number(metrics.get("log_loss"))

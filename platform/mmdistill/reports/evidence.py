@@ -88,7 +88,8 @@ def scheme_of(trials: Sequence[Trial], predictions: pa.Table) -> Scheme:
     cells = set(zip(predictions["fold"].to_pylist(), predictions["unit"].to_pylist(), strict=True))
     if len(cells) == len(folds) == len({unit for _, unit in cells}):
         return Scheme("subjects", 0.0, unit)
-    return Scheme("folds", 1 / (len(folds) - 1), unit)
+    # One of k folds is tested, a k-th of the rest is validation: k / (k - 1)^2 test rows per training row.
+    return Scheme("folds", len(folds) / (len(folds) - 1) ** 2, unit)
 
 
 def replicates(values: Mapping[str, float], runs: Mapping[str, Trial], scheme: Scheme) -> list[float]:

@@ -37,7 +37,8 @@ def query(root: Path, sql: str, *, time_limit_s: float = TIME_LIMIT_S) -> pa.Tab
 
     Raises:
         QueryError: the statement is not one SELECT, reaches outside the tables, fails, or takes too long.
-        StudyError: there is no study in ``root``.
+        InputError: there is no study in ``root``.
+        StudyError: a record is damaged.
     """
     return query_tables(latest(StudyFolder.open(root)), sql, time_limit_s=time_limit_s)
 

@@ -3,8 +3,10 @@
 Both executors use it, Ray's and the one in process: ask what is ready, execute, tell that an order ended.
 """
 
+import contextlib
 import json
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,19 @@ from mmdistill.records.events import write_experiment_events, write_trial_events
 from mmdistill.records.finals import Final
 from mmdistill.records.rows import EpochRow, OpeningRow, TrialRow
 from mmdistill.records.study import StudyFolder
-from mmdistill.settings import Choice
+from mmdistill.settings import Choice, Dimension, Range
 from mmdistill.studies.protocol import Proposer, State, StudyProtocol
 from mmdistill.studies.study import Study
+from mmdistill.terms.base import Task
 
 # A failed order is tried again this often before it is written down as failed.
 RETRIES = 2
-SHOWN_METRICS = ("accuracy", "log_loss", "ccc", "ace", "macro_f1")
+DIED = "its process died, perhaps out of memory"
+PHASES = ("search", "validate", "confirm", "test")
+SHOWN_METRICS: dict[Task, tuple[str, ...]] = {
+    "classification": ("accuracy", "log_loss", "ace", "macro_f1", "worst_class_accuracy"),
+    "regression": ("ccc", "rmse"),
+}
 
 
 class Session:
@@ -32,6 +40,7 @@ class Session:
         self.protocol = StudyProtocol(study, propose)
         self.executed: list[str] = []
         self.failed: list[str] = []
+        self._failures: Counter[str] = Counter()
         self._step: tuple[int, tuple[Order, ...], bool] | None = None
 
     @property
@@ -57,24 +66,29 @@ class Session:
         return orders
 
     def ended(self, order: Order, outcome: str) -> None:
-        """Take note that an order ended; one that failed too often is written down as failed."""
+        """Take note that an order ended.
+
+        One that failed too often in this session is written down as failed, and one whose process was
+        ``lost`` at once: the executor has started it again before it says so.
+        """
         self.executed.append(order.order_id)
-        if outcome == "failed":
+        self._failures[order.order_id] += outcome == "failed"
+        if outcome == "lost" or self._failures[order.order_id] > RETRIES:
             attempts = [a for a in self.folder.attempts() if a.order_id == order.order_id]
-            if len(attempts) > RETRIES:
-                reason = next((a.error for a in reversed(attempts) if a.error), "no reason recorded")
-                self.folder.put_final(failed_final(order, reason))
-                self.failed.append(order.title)
+            reason = next((a.error for a in reversed(attempts) if a.error), DIED)
+            self.folder.put_final(failed_final(order, reason))
+            self.failed.append(order.title)
         self._step = None
         if order.order_id in self.folder.final_ids() and order.lanes:
-            self._show(self.folder.final(order.order_id, whole=True))
+            # The event files are a view, written again by the next run: they must not end this one.
+            with contextlib.suppress(OSError):
+                self._show(self.folder.final(order.order_id, whole=True))
 
     def show_missing(self) -> None:
         """Write the TensorBoard files that a killed driver left out; they are a view, never the truth."""
-        spaces = {p: d for arm in self.study.arms for p, d in arm.space.items()}
-        domains = {p: _domain(d) for p, d in sorted(spaces.items())}
         if not any(self.tensorboard.glob("*tfevents*")):
-            write_experiment_events(self.tensorboard, domains, list(SHOWN_METRICS))
+            metrics = SHOWN_METRICS[self.study.task]
+            write_experiment_events(self.tensorboard, _domains(self.study), metrics)
         for final in list(self.folder.finals()):
             if final.trials and not all(self._place(row).is_dir() for row in final.trials):
                 self._show(self.folder.final(final.order_id, whole=True))
@@ -113,39 +127,59 @@ class Session:
         ]
         self.folder.put_opening(rows)
 
-    def _place(self, row: TrialRow) -> Path:
-        number = row.seed_index if row.phase in {"confirm", "test"} else row.number
-        name = f"{row.phase}-{number:03d}" + (f"-seed{row.seed_index}" if row.phase == "validate" else "")
-        fold = f"-fold{row.fold}" if len(self.study.fingerprints) > 1 else ""
-        return self.tensorboard / row.arm / f"{name}{fold}"
+    def _place(self, trial: TrialRow) -> Path:
+        repetition = {
+            "validate": f"-seed{trial.seed_index}",
+            "confirm": f"-{trial.seed_index or 0:03d}",
+            "test": f"-{trial.seed_index or 0:03d}",
+        }.get(trial.phase, "")
+        return self.tensorboard / f"{_proposal(trial)}{repetition}{self._fold(trial)}"
+
+    def _fold(self, trial: TrialRow) -> str:
+        return f"-fold{trial.fold}" if len(self.study.fingerprints) > 1 else ""
 
     def _show(self, final: Final) -> None:
+        shown = SHOWN_METRICS[self.study.task]
         curves: dict[str, list[EpochRow]] = {}
         for row in final.epochs:
             curves.setdefault(row.trial_id, []).append(row)
         for trial in final.trials:
             write_trial_events(
                 self._place(trial),
-                hparams=_hparams(trial),
-                metrics={n: v for n, v in trial.metrics.items() if n in SHOWN_METRICS},
+                hparams={"arm": trial.arm, "phase": trial.phase} | trial.parameters,
+                metrics={name: trial.metrics[name] for name in shown if name in trial.metrics},
                 curves=_points(curves.get(trial.trial_id, [])),
-                trial_id=trial.trial_id,
+                row=f"{_proposal(trial)}{self._fold(trial)}",
             )
+
+
+def _proposal(trial: TrialRow) -> str:
+    """Return what names a trial without its seed, so that the repetitions of a proposal share it."""
+    number = f"-{trial.number:03d}" if trial.phase in {"search", "validate"} else ""
+    return f"{trial.arm}/{trial.phase}{number}"
 
 
 def _points(rows: Iterable[EpochRow]) -> list[tuple[str, int, float]]:
     return [(row.name, row.epoch, row.value) for row in rows]
 
 
-def _hparams(trial: TrialRow) -> dict[str, Any]:
-    plain = {
-        p: v if isinstance(v, int | float | str | bool) else json.dumps(v)
-        for p, v in trial.parameters.items()
+def _domains(study: Study) -> dict[str, dict[str, Any]]:
+    """Return the columns of the HParams page: what tells its rows apart, and what any arm searches."""
+    spaces: dict[str, list[Dimension]] = {}
+    for arm in study.arms:
+        for path, dimension in arm.space.items():
+            spaces.setdefault(path, []).append(dimension)
+    names = {"arm": [arm.name for arm in study.arms], "phase": list(PHASES)}
+    return {column: {"choice": options} for column, options in names.items()} | {
+        path: _united(dimensions) for path, dimensions in spaces.items()
     }
-    return {"arm": trial.arm, "phase": trial.phase} | plain
 
 
-def _domain(dimension: Any) -> dict[str, Any]:
-    if isinstance(dimension, Choice):
-        return {"choice": [json.dumps(option) for option in dimension.choice]}
-    return {"low": dimension.low, "high": dimension.high}
+def _united(dimensions: Sequence[Dimension]) -> dict[str, Any]:
+    """Return one domain with all values of one setting: arms may search different parts of it."""
+    options = [option for found in dimensions if isinstance(found, Choice) for option in found.choice]
+    ends = [end for found in dimensions if isinstance(found, Range) for end in (found.low, found.high)]
+    if not ends:
+        return {"choice": list({json.dumps(option, sort_keys=True): option for option in options}.values())}
+    ends += [float(option) for option in options if isinstance(option, int | float)]
+    return {"low": min(ends), "high": max(ends)}

@@ -136,6 +136,11 @@ def _ends(dimension: Dimension) -> list[Any]:
 
 
 def _end_problems(path: str, dimension: Dimension, run: RunSettings, at: str) -> Iterator[Problem]:
+    # Whole ends would pass, and what a search proposes between them would not.
+    is_whole = type(flattened(run.as_json()).get(path)) is int
+    if is_whole and isinstance(dimension, Range) and not dimension.integer:
+        yield Problem(at, "this setting takes whole numbers only", "add `integer = true`")
+        return
     for value in _ends(dimension):
         message = _refusal(run, {path: value})
         if message:

@@ -73,7 +73,6 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
 
     settings_type: ClassVar[type[TermSettings]]
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-    tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})
     source: ClassVar[str]
     # Fields that change nothing in regression.
     classification_only: ClassVar[frozenset[str]] = frozenset()
