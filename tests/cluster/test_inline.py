@@ -397,16 +397,3 @@ def test_a_regression_study_runs_from_end_to_end(tmp_path, regression):
     assert all(
         sum(row["selection"][name] for name in ("strong", "joint")) == pytest.approx(1) for row in shares
     )
-
-
-def test_an_order_that_fails_before_its_attempt_begins_is_given_up_all_the_same(tmp_path, monkeypatch):
-    honest = run_order
-
-    def broken(order, *rest):
-        return "failed" if order.kind == "search" and "hinton" in order.title else honest(order, *rest)
-
-    monkeypatch.setattr("mmdistill.cluster.inline.run_order", broken)
-    session = begun(tmp_path)
-    run_inline(session, StageCache(tmp_path / "cache"), most=100)
-    assert session.is_finished
-    assert session.failed == ["hinton: search, generation 0", "hinton: search, generation 1"]
