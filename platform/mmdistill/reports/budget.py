@@ -55,13 +55,13 @@ def cpu_seconds(trials: Sequence[Trial]) -> float:
     """Return the CPU seconds of an arm with the teachers it used.
 
     The sum of the runs' own ``cpu_s`` over search, validation and confirmation, plus, once per (phase, seed,
-    fold), the largest full price ``stage_cpu_s`` of the shared stages below them: what the arm would cost
-    alone, each teacher trained once.
+    fold, set of teachers), the full price ``stage_cpu_s`` of the shared stages below them: what the arm would
+    cost alone. Where the set itself is searched, a teacher in two sets is counted in both: an upper bound.
     """
     paid = [trial for trial in trials if trial["phase"] in _PAID]
     shared: dict[tuple[Any, ...], float] = {}
     for trial in paid:
-        key = (trial["phase"], trial["seed_index"], trial["fold"])
+        key = (trial["phase"], trial["seed_index"], trial["fold"], *(trial["teachers"] or ()))
         shared[key] = max(shared.get(key, 0.0), trial["stage_cpu_s"] or 0.0)
     return float(sum(trial["cpu_s"] or 0.0 for trial in paid) + sum(shared.values()))
 
