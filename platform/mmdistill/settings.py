@@ -11,11 +11,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from mmdistill.errors import ConfigError, Problem
 from mmdistill.registry import unknown_name
+
+# How JSON, which has no word for it, holds an infinite setting.
+INFINITY = "Infinity"
 
 
 class Settings(BaseModel):
@@ -24,6 +35,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings", validate_default=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_written_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would turn into a number: text and truth values."""
+        if cls.model_fields[str(info.field_name)].annotation not in {int, float}:
+            return value
+        if isinstance(value, bool) or (isinstance(value, str) and value != INFINITY):
+            raise ValueError("a number is expected, without quotes")
+        return value
 
     @property
     def digest(self) -> str:

@@ -153,3 +153,13 @@ def test_a_folder_or_nothing_is_no_study_file(tmp_path):
         read_study_file(tmp_path)
     with pytest.raises(ConfigError, match="there is no such study file; check the path"):
         read_study_file(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("value", ["true", '"12"'])
+def test_what_is_no_number_is_not_made_one(tmp_path, value):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        f'name = "x"\n[run]\n[[arms]]\nname = "a"\nrecipe = "student_only"\n[search]\ntrials = {value}\n'
+    )
+    with pytest.raises(ConfigError, match=r"search\.trials: a number is expected, without quotes \(got "):
+        read_study_file(path)
