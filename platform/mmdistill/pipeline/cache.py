@@ -37,10 +37,6 @@ class StageCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def has(self, stage: Stage) -> bool:
-        """Return whether there is an entry; it is verified when it is read."""
-        return self._mark(stage).exists()
-
     def read(self, stage: Stage) -> tuple[Entry | None, str]:
         """Return the entry, or None, and the reason: "hit" or why it is a miss.
 

@@ -105,8 +105,3 @@ class Pipeline:
         own["networks"] = self.run.networks()
         own["auxiliary"] = sorted(self.run.data.privileged) if self.run.needs_auxiliary() else []
         return Stage("student", "student", own | self._context)
-
-    def shared(self) -> list[Stage]:
-        """Return the stages below the student, each after those it reads."""
-        sets = [stage for stage in (self.alignment, self.outputs) if stage is not None]
-        return [*self.teachers, *sets]

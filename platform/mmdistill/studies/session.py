@@ -38,7 +38,6 @@ class Session:
     def __init__(self, study: Study, folder: StudyFolder, propose: Proposer) -> None:
         self.study, self.folder = study, folder
         self.protocol = StudyProtocol(study, propose)
-        self.executed: list[str] = []
         self.failed: list[str] = []
         self._failures: Counter[str] = Counter()
         self._step: tuple[int, tuple[Order, ...], bool] | None = None
@@ -71,7 +70,6 @@ class Session:
         One that failed too often in this session is written down as failed, and one whose process was
         ``lost`` at once: the executor has started it again before it says so.
         """
-        self.executed.append(order.order_id)
         self._failures[order.order_id] += outcome == "failed"
         if outcome == "lost" or self._failures[order.order_id] > RETRIES:
             attempts = [a for a in self.folder.attempts() if a.order_id == order.order_id]

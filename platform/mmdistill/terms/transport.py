@@ -50,12 +50,11 @@ class Transport(AbstractTerm[TransportSettings]):
         """Return the divergence of each lane; details tell how well its problem was solved."""
         student = batch.student.features_KBD
         teacher = require(batch.teacher, "teacher").features_KBD.detach()
-        anchors = self.per_lane("k", student).long().clamp(max=student.shape[-2] - 1)
         value, details = structural_transport(
             student,
             teacher,
             eps_rel=self.per_lane("eps_rel", student),
-            k=anchors,
+            k=self.per_lane("k", student).long(),
             anchors=self.shared.anchors,
             shift=self.shared.shift,
             detach_shift=self.shared.detach_shift,
