@@ -48,6 +48,9 @@ class GroupRuntime:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def beat(self) -> None:
+        """Say nothing yet."""
+
 
 def train_loop(config: dict[str, Any]) -> dict[str, str]:
     """Run the order in ``config`` and return its outcome; called by Ray Train on every worker."""

@@ -24,11 +24,14 @@ class FoldSettings(Settings):
             labelled rows into ``count`` folds with equal shares of each class; "grouped" keeps groups whole.
         count: folds; fold i is the test part, and 1/count of the other rows is the validation part.
         seed: of the division; the same for every run that is to be compared.
+        tuning: ``nested`` searches inside every fold; ``fixed_holdout`` once, on rows kept for tuning only;
+            ``shared`` once, in fold 0, whose training rows are test rows of other folds: stamped.
     """
 
     scheme: Literal["official", "stratified", "grouped"] = "official"
     count: Annotated[int, Field(ge=2, le=50)] = 5
     seed: Annotated[int, Field(ge=0)] = 0
+    tuning: Literal["nested", "fixed_holdout", "shared"] = "nested"
 
     @property
     def fold_count(self) -> int:

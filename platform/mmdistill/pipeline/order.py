@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.settings import Settings
+from mmdistill.training.race import RaceSettings
 
 Phase = Literal["search", "validate", "confirm", "test"]
 
@@ -39,6 +40,7 @@ class Order(Settings):
         order_id: derived from the content, so that a restart finds the same order.
         kind: ``stages`` or the phase of the lanes.
         title: one line for people.
+        race: how its lanes race; only in a search.
     """
 
     order_id: str
@@ -46,3 +48,4 @@ class Order(Settings):
     title: str
     lanes: tuple[Lane, ...] = ()
     stages: tuple[StageRequest, ...] = ()
+    race: RaceSettings | None = None

@@ -40,10 +40,12 @@ class TrialRow(Row):
     status: Annotated[str, "complete | pruned | diverged | failed"]
     split: Annotated[str, "split on which `metrics` were computed: validation | test"]
     epoch: Annotated[int | None, "epoch whose weights were kept, from 0"] = None
+    stopped_epoch: Annotated[int | None, "epochs trained when a race stopped it; null if none did"] = None
     metrics: Annotated[dict[str, float], "value by metric; shares are 0 to 1, latencies in their name's unit"]
     parameters: Annotated[dict[str, Any], "searched values by dotted path; lists as JSON"]
     config_json: Annotated[str, "all settings of the run"]
     run_digest: Annotated[str, "identity of the settings, 16 hexadecimal digits"]
+    cost_key: Annotated[str, "digest of what decides the cost of the student; equal shapes, equal key"] = ""
     dataset: Annotated[str, "name of the data set"]
     teachers: Annotated[list[str], "names of the teachers"]
     selection: Annotated[dict[str, float], "share of choices by teacher, 0 to 1"]
@@ -77,6 +79,7 @@ class StageRow(Row):
     cache_hit: Annotated[bool, "whether the cache had it"]
     reason: Annotated[str, "`hit`, or why the cache had it not"]
     cpu_s: Annotated[float | None, "CPU seconds to compute it; null if unknown"] = None
+    cost_key: Annotated[str, "digest of what decides its cost; equal shapes, equal key"] = ""
     metrics: Annotated[dict[str, float], "value by metric of the stage"]
     upstream: Annotated[list[str], "keys of the stages it was computed from"]
 
@@ -149,9 +152,15 @@ class StudyRow(Row):
     baseline: Annotated[str, "arm that all others are compared with"]
     reference: Annotated[str | None, "second arm of comparison"] = None
     margin: Annotated[float, "largest difference that counts as none, in units of the score"]
-    contrasts_json: Annotated[str, "planned contrasts: list of question, arm, against"]
-    arms_json: Annotated[str, "arms in the order of the study file: name, recipe, dimensions, digest, note"]
+    contrasts_json: Annotated[str, "planned contrasts: list of question, arm, against, revision"]
+    arms_json: Annotated[
+        str,
+        "arms in the order of the study file: name, recipe, dimensions, digest, note, baseline (arm it is "
+        "compared with), frozen (arm whose winner's settings it takes), base, change, revision",
+    ]
     trials: Annotated[int, "proposals per arm"]
+    tuning: Annotated[str, "where winners were searched: nested | fixed_holdout | shared"] = "nested"
+    revision: Annotated[int, "number of the study's version, from 1; an extension makes the next"] = 1
     pairs: Annotated[int, "confirmation pairs"]
     seed: Annotated[int, "seed of the study"]
     package_version: Annotated[str, "version of mmdistill"]

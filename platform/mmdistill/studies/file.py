@@ -23,6 +23,7 @@ from pydantic import (
 
 from mmdistill.errors import ConfigError, Problem
 from mmdistill.settings import Choice, Range, Settings, edited, flattened, problems_of
+from mmdistill.training.race import RaceSettings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,79}")
 NAME_RULE = (
@@ -77,12 +78,27 @@ def _checked_name(value: str) -> str:
 
 
 class ArmEntry(Settings):
-    """One hand-written alternative: a recipe, edits of its run by dotted path, its changes of the space."""
+    """One alternative.
+
+    Attributes:
+        recipe: what it starts from.
+        edits: of its run, by dotted path.
+        space: its changes of the search space.
+        controls: names of controls to add beside it; true means all that apply.
+        frozen: name of the arm whose winner's settings it takes instead of a search of its own: the frozen
+            reading of a knock-out, biased towards that arm.
+        base: arm it was generated from.
+        change: in words, how it differs from its base.
+    """
 
     name: str
     recipe: str
     edits: dict[str, Any] = Field(default_factory=dict)
     space: Space = Field(default_factory=dict)
+    controls: StrictBool | tuple[str, ...] = ()
+    frozen: str | None = None
+    base: str | None = None
+    change: str | None = None
     _name = field_validator("name")(_checked_name)
 
     @field_validator("edits")
@@ -102,6 +118,7 @@ class SearchSettings(Settings):
         sampler: what proposes after the start.
         top: best trials repeated on validation seeds.
         seeds: validation seeds.
+        racing: how the lanes of a generation race on their validation curves; none by default.
         space: by dotted path an interval, alternatives, ``true`` (the declared range) or ``false`` (fixed);
             what is not named is searched over its declared range.
     """
@@ -109,9 +126,10 @@ class SearchSettings(Settings):
     trials: Annotated[int, Field(ge=1, le=10_000)] = 12
     startup: Annotated[int, Field(ge=1)] = 8
     generation: Annotated[int, Field(ge=1)] = 4
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "qmc", "grid", "cmaes"] = "tpe"
     top: Annotated[int, Field(ge=1)] = 3
     seeds: Annotated[int, Field(ge=1)] = 3
+    racing: RaceSettings | None = None
     space: Space = Field(default_factory=dict)
 
 
@@ -137,13 +155,17 @@ class Resources(Settings):
         device: ``auto`` asks for a GPU where the cluster has one.
         gpus: GPUs per worker when there are any; may be a fraction.
         concurrent: orders at once; 0 means as many as the CPUs allow.
-        lanes: most runs that train together; part of the identity of a study.
+        cpus: CPUs that one order, or one worker of it, asks for.
+        patience: seconds without a step of training after which an order counts as hung and is ended.
+        lanes: most runs that train together, or ``auto``; part of the identity of a study.
     """
 
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus: Annotated[float, Field(gt=0, le=8)] = 1.0
     concurrent: Annotated[int, Field(ge=0)] = 0
+    cpus: Annotated[float, Field(gt=0, le=256)] = 1.0
+    patience: Annotated[float, Field(ge=1)] = 300.0
     lanes: Annotated[int, Field(ge=1, le=1024)] = 16
 
 

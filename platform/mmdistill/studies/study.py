@@ -27,6 +27,10 @@ class Arm:
         run: its settings before the search, with seed and fold 0.
         space: what is searched, by dotted path, in alphabetical order.
         note: which equal arms were merged into it.
+        baseline: the arm without a teacher it is compared with; its own name for the study's baseline.
+        frozen: the arm whose winner's settings it takes; None for one that is searched.
+        base: the arm it was generated from, if any.
+        change: in words, how it differs from its base.
     """
 
     name: str
@@ -34,6 +38,10 @@ class Arm:
     run: RunSettings
     space: Mapping[str, Dimension]
     note: str | None = None
+    baseline: str = ""
+    frozen: str | None = None
+    base: str | None = None
+    change: str | None = None
 
     @property
     def digest(self) -> str:

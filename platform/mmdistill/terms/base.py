@@ -76,6 +76,8 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     source: ClassVar[str]
     # Fields that change nothing in regression.
     classification_only: ClassVar[frozenset[str]] = frozenset()
+    # Why lanes with this term must train alone; None where they can be stacked.
+    solo: ClassVar[str | None] = None
 
     def __init__(self, settings: Sequence[Own], shapes: Shapes, seeds: Sequence[int]) -> None:
         """Build the term.

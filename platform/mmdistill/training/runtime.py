@@ -32,6 +32,9 @@ class Runtime(Protocol):
     def first(self, value: Value) -> Value:
         """Return what the first worker holds; every worker must come here."""
 
+    def beat(self) -> None:
+        """Say that work goes on; called at every step."""
+
 
 class LocalRuntime:
     """One worker, no process group."""
@@ -56,3 +59,6 @@ class LocalRuntime:
     def first(self, value: Value) -> Value:
         """Return the value."""
         return value
+
+    def beat(self) -> None:
+        """Say nothing: nobody watches."""
