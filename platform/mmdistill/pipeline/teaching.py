@@ -5,7 +5,7 @@ Axes: V variants of one teacher (the first saw every labelled row, variant f all
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,17 @@ class Variants:
         return BatchOrder(self.rows, self.seeds(runs, f"{role} batches"), size), steps
 
 
+def label_sources(runs: Sequence[RunSettings], fold: Fold, copies: int = 1) -> Tensor | None:
+    """Return from which row each training row takes the label its teachers learn [K, N].
+
+    None where each learns its own. Every run has ``copies`` lanes, side by side.
+    """
+    if runs[0].teachers.labels == "true":
+        return None
+    sources = [torch.from_numpy(fold.permuted(run.data.label_fraction, run.seed)) for run in runs]
+    return torch.stack(sources).repeat_interleave(copies, dim=0).to(fold.device)
+
+
 def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime) -> list[Entry]:
     """Train the network called ``name`` of every run, all variants of all runs in one cohort.
 
@@ -79,7 +90,10 @@ def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: 
     seeds = variants.seeds(runs, f"teacher {'+'.join(modalities)}")
     network = Network(fold.widths(modalities), fold.outputs, run.network, seeds).to(fold.device)
     smoothing = torch.full((len(seeds),), run.teachers.label_smoothing, device=fold.device)
-    objective = SupervisedObjective(network, fold.train, fold.validation, fold.task, smoothing, runtime)
+    sources = label_sources(runs, fold, variants.count)
+    objective = SupervisedObjective(
+        network, fold.train, fold.validation, fold.task, smoothing, runtime, sources
+    )
     batches, steps = variants.batches(runs, "teacher")
     rate = torch.full_like(smoothing, run.teachers.learning_rate)
     decay = torch.full_like(smoothing, run.teachers.weight_decay)
@@ -100,6 +114,7 @@ def align_teachers(
     aligned.to(fold.device).requires_grad_(True)
     lanes = len(runs) * variants.count
     train = _streams(networks, joint, fold.train, lanes)
+    train = replace(train, source_KN=label_sources(runs, fold, variants.count))
     validation = _streams(networks, joint, fold.validation, lanes)
     objective = AlignmentObjective(aligned, train, validation, fold.task, run.alignment.weight)
     batches, steps = variants.batches(runs, "alignment")

@@ -103,7 +103,8 @@ def assemble(file: StudyFile, where: str) -> Study:
     names = [entry.name for entry in entries]
     if problems or not runs:
         # The spaces cannot be judged without the runs, the names of the contrasts can.
-        _contrasts(file, dict(zip(names, names, strict=True)), where, problems)
+        known = [*names, *_perhaps_generated(file, names)]
+        _contrasts(file, dict(zip(known, known, strict=True)), where, problems)
         raise ConfigError(_without_repeats(problems))
     data = runs[names[0]].data
     card = open_dataset(data).card()
@@ -174,6 +175,15 @@ def _contrasts(
     if file.reference is not None and file.reference not in names:
         problems.append(unknown_name("arm", file.reference, f"{where}: reference", list(names)))
     return tuple(found)
+
+
+def _perhaps_generated(file: StudyFile, names: Sequence[str]) -> list[str]:
+    """Return what contrasts name that a design would generate if its base were sound."""
+    if not file.designs and not any(arm.controls for arm in file.arms):
+        return []
+    asked = [name for contrast in file.contrasts for name in (contrast.arm, contrast.against)]
+    starts = tuple(f"{name}{sign}" for name in names for sign in "@-.")
+    return [name for name in dict.fromkeys(asked) if name not in names and name.startswith(starts)]
 
 
 def _worker_problems(file: StudyFile, arms: Sequence[Arm], where: str) -> list[Problem]:

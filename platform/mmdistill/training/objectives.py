@@ -38,6 +38,11 @@ def at_rows(inputs: Mapping[str, Tensor], names: Sequence[str], rows_KB: Tensor)
     return {name: inputs[name].index_select(0, flat).view(*rows_KB.shape, -1) for name in names}
 
 
+def labels_at(labels: Tensor, rows_KB: Tensor, source_KN: Tensor | None) -> Tensor:
+    """Return the labels that lanes learn at some rows; ``source_KN`` tells from which row each takes its."""
+    return labels[rows_KB if source_KN is None else source_KN.gather(1, rows_KB)]
+
+
 def task_loss(task: Task, logits_KBC: Tensor, labels: Tensor, mask_KB: Tensor, smoothing_K: Tensor) -> Tensor:
     """Return cross entropy with label smoothing, or 1 - CCC, over the labelled rows of each lane."""
     if task == "regression":
@@ -81,8 +86,10 @@ class SupervisedObjective:
         task: Task,
         smoothing_K: Tensor,
         runtime: Runtime,
+        source_KN: Tensor | None = None,
     ) -> None:
         self.modules: nn.Module = network
+        self._source_KN = source_KN
         self._network = network
         self._train, self._validation = train, validation
         self._task: Task = task
@@ -94,7 +101,8 @@ class SupervisedObjective:
         mine = at_rows(self._train.inputs, self._network.modalities, self._runtime.share(rows_KB))
         logits = self._runtime.gather(self._network(mine).logits_KBC)
         everywhere = torch.ones_like(rows_KB, dtype=torch.bool)
-        loss = task_loss(self._task, logits, self._train.labels[rows_KB], everywhere, self._smoothing_K)
+        labels = labels_at(self._train.labels, rows_KB, self._source_KN)
+        loss = task_loss(self._task, logits, labels, everywhere, self._smoothing_K)
         return Losses(loss, {"task": loss}, {})
 
     def validation(self) -> dict[str, Tensor]:
@@ -105,11 +113,15 @@ class SupervisedObjective:
 
 @dataclass(frozen=True)
 class Streams:
-    """Frozen inputs of alignment on one part: features by unimodal teacher, the joint's by modality."""
+    """Frozen inputs of alignment on one part: features by unimodal teacher, the joint's by modality.
+
+    ``source_KN`` tells from which row each takes its label; None for its own.
+    """
 
     unimodal: dict[str, Tensor]
     joint: dict[str, Tensor]
     labels: Tensor
+    source_KN: Tensor | None = None
 
 
 class AlignedTeachers(nn.Module):
@@ -157,7 +169,8 @@ class AlignmentObjective:
     def losses(self, rows_KB: Tensor) -> Losses:
         """Return the losses of a batch of labelled rows."""
         found = self._teachers(_rows_of(self._train.unimodal, rows_KB), _rows_of(self._train.joint, rows_KB))
-        labels, mask = self._train.labels[rows_KB], torch.ones_like(rows_KB, dtype=torch.bool)
+        labels = labels_at(self._train.labels, rows_KB, self._train.source_KN)
+        mask = torch.ones_like(rows_KB, dtype=torch.bool)
         none_K = torch.zeros(rows_KB.shape[0], device=rows_KB.device)
         joint = found.pop("joint")
         task = task_loss(self._task, joint.logits_KBC, labels, mask, none_K)
