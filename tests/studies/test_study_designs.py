@@ -120,6 +120,18 @@ def test_leave_one_out_takes_out_every_part_that_no_other_needs():
     assert {arm.baseline for arm in found.values()} == {"student_only"}
 
 
+def test_an_arm_does_not_change_a_table_that_its_base_gave():
+    arm = {"name": "both", "recipe": "hinton", "edits": {"terms.centroid": {}}}
+    found = study(arm, designs=[{"kind": "leave_one_out", "base": "both"}])
+    terms = {one.name: list(one.run.active_terms()) for one in found.arms}
+    assert terms == {
+        "student_only": [],
+        "both": ["centroid", "softened_logits"],
+        "both-centroid": ["softened_logits"],
+        "both-softened_logits": ["centroid"],
+    }
+
+
 def test_without_its_only_term_a_method_is_the_student_alone():
     found = study({"name": "h", "recipe": "hinton"}, designs=[{"kind": "leave_one_out", "base": "h"}])
     assert found.arms[0].note == "also h-softened_logits"

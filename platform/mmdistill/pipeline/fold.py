@@ -57,12 +57,16 @@ class Fold:
         """Return the inner fold of each labelled row, -1 without a label."""
         return held_out_folds(self.arrays.train, labelled, count, derive_seed(seed, "out of fold"))
 
-    def permuted(self, fraction: float, seed: int) -> npt.NDArray[np.int64]:
-        """Return the row each training row takes its label from when the labelled ones swap theirs [N]."""
+    def permuted(self, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return from which row each row takes its label when labelled ones swap theirs.
+
+        Returns:
+            for the training rows, those without a label as they are, and for the validation rows.
+        """
         source_N = np.arange(len(self.train))
         labelled = np.flatnonzero(self.labelled(fraction, seed))
         source_N[labelled] = numpy_generator("permuted labels", seed).permutation(labelled)
-        return source_N
+        return source_N, numpy_generator("permuted validation", seed).permutation(len(self.validation))
 
 
 @lru_cache(maxsize=4)

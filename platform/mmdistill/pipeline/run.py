@@ -23,7 +23,7 @@ class TeacherSettings(Settings):
     student's own, for self-distillation), ``privileged`` (the privileged ones together).
 
     ``labels = "permuted"`` is a control: the labelled rows swap their labels at random before teachers,
-    their out-of-fold copies and auxiliaries learn them. The student and the validation rows keep theirs.
+    their out-of-fold copies and auxiliaries learn them; so do the validation rows that choose their epoch.
     """
 
     pool: tuple[str, ...] = ()

@@ -69,15 +69,20 @@ class Variants:
         return BatchOrder(self.rows, self.seeds(runs, f"{role} batches"), size), steps
 
 
-def label_sources(runs: Sequence[RunSettings], fold: Fold, copies: int = 1) -> Tensor | None:
-    """Return from which row each training row takes the label its teachers learn [K, N].
+def taught_parts(runs: Sequence[RunSettings], fold: Fold, copies: int = 1) -> tuple[TensorPart, TensorPart]:
+    """Return training and validation rows as teachers see them: with their labels, or with permuted ones.
 
-    None where each learns its own. Every run has ``copies`` lanes, side by side.
+    Every run has ``copies`` lanes, side by side. The validation rows choose the epoch that is kept, so they
+    must not tell a teacher of permuted labels anything either.
     """
     if runs[0].teachers.labels == "true":
-        return None
-    sources = [torch.from_numpy(fold.permuted(run.data.label_fraction, run.seed)) for run in runs]
-    return torch.stack(sources).repeat_interleave(copies, dim=0).to(fold.device)
+        return fold.train, fold.validation
+    drawn = [fold.permuted(run.data.label_fraction, run.seed) for run in runs]
+    train, validation = (
+        torch.from_numpy(np.stack(sources)).repeat_interleave(copies, dim=0).to(fold.device)
+        for sources in zip(*drawn, strict=True)
+    )
+    return replace(fold.train, source_KN=train), replace(fold.validation, source_KN=validation)
 
 
 def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime) -> list[Entry]:
@@ -90,10 +95,8 @@ def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: 
     seeds = variants.seeds(runs, f"teacher {'+'.join(modalities)}")
     network = Network(fold.widths(modalities), fold.outputs, run.network, seeds).to(fold.device)
     smoothing = torch.full((len(seeds),), run.teachers.label_smoothing, device=fold.device)
-    sources = label_sources(runs, fold, variants.count)
-    objective = SupervisedObjective(
-        network, fold.train, fold.validation, fold.task, smoothing, runtime, sources
-    )
+    train, validation = taught_parts(runs, fold, variants.count)
+    objective = SupervisedObjective(network, train, validation, fold.task, smoothing, runtime)
     batches, steps = variants.batches(runs, "teacher")
     rate = torch.full_like(smoothing, run.teachers.learning_rate)
     decay = torch.full_like(smoothing, run.teachers.weight_decay)
@@ -113,9 +116,9 @@ def align_teachers(
     aligned = AlignedTeachers(tuple(networks), joint, fold.outputs, variants.seeds(runs, "alignment"))
     aligned.to(fold.device).requires_grad_(True)
     lanes = len(runs) * variants.count
-    train = _streams(networks, joint, fold.train, lanes)
-    train = replace(train, source_KN=label_sources(runs, fold, variants.count))
-    validation = _streams(networks, joint, fold.validation, lanes)
+    train, validation = (
+        _streams(networks, joint, part, lanes) for part in taught_parts(runs, fold, variants.count)
+    )
     objective = AlignmentObjective(aligned, train, validation, fold.task, run.alignment.weight)
     batches, steps = variants.batches(runs, "alignment")
     rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
@@ -204,7 +207,7 @@ def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, 
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
     inputs = {name: part.inputs[name].expand(lanes, *part.inputs[name].shape) for name in joint.modalities}
     encoded = {name: joint.encoders[name](inputs[name]) for name in joint.modalities}
-    return Streams(unimodal, encoded, part.labels)
+    return Streams(unimodal, encoded, part.labels, part.source_KN)
 
 
 def _entries(fitted: Fitted, variants: int, metrics: Sequence[dict[str, float]]) -> list[Entry]:

@@ -145,7 +145,10 @@ def _arms(
         for entry in entries
     ]
     # A merged arm is found under the name of the first of its kind.
-    return [replace(arm, frozen=names.get(arm.frozen)) if arm.frozen else arm for arm in arms]
+    return [
+        replace(arm, frozen=names.get(arm.frozen or ""), base=names.get(arm.base or "", arm.base))
+        for arm in arms
+    ]
 
 
 def _fingerprints(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
