@@ -4,6 +4,7 @@ A float or integer field that declares a :class:`Tunable` range is searchable, a
 lanes of one cohort; every other field is structural.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -158,17 +159,18 @@ def _children(value: object) -> Iterator[tuple[str, BaseModel]]:
 
 def edited(tree: Mapping[str, Any], edits: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a nested mapping with the values at some dotted paths replaced."""
-    copy: dict[str, Any] = json.loads(json.dumps(tree))
+    result: dict[str, Any] = json.loads(json.dumps(tree))
     for path, value in edits.items():
-        place = copy
+        place = result
         *parents, last = path.split(".")
         for parent in parents:
             below = place.setdefault(parent, {})
             if not isinstance(below, dict):
                 raise ConfigError([Problem(path, f"`{parent}` is a value, not a table", "shorten the path")])
             place = below
-        place[last] = value
-    return copy
+        # A later edit may reach into a table that an earlier one gave, which is not ours.
+        place[last] = copy.deepcopy(value)
+    return result
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

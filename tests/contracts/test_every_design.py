@@ -1,97 +1,107 @@
+"""What every design keeps; a new one is found by discovery, and tried with the examples of its fields."""
+
 import inspect
-import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.settings import edited
-from mmdistill.studies.designs import DESIGNS
-from mmdistill.studies.designs.teacher_subsets import TeacherSubsets
-from mmdistill.studies.file import ArmEntry, StudyFile
+from mmdistill.studies.designs import DESIGNS, Base
+from mmdistill.studies.file import NAME, ArmEntry, StudyFile
 from mmdistill.studies.study import assemble
 
-BASE = ArmEntry(name="base", recipe="hinton", edits={"teachers.pool": ["each", "joint"], "epochs": 3})
-NAMES = st.lists(st.sampled_from(list("abcdefg")), unique=True, min_size=1, max_size=6)
+RUN = {
+    "data": {
+        "dataset": "planted",
+        "options": {"rows": [64, 32, 32]},
+        "student": ["face"],
+        "privileged": ["audio", "decoy"],
+        "label_fraction": 0.5,
+    },
+    "batch_size": 32,
+}
+ARMS = [
+    {"name": "student_only", "recipe": "student_only"},
+    {"name": "base", "recipe": "mt_pkdot", "edits": {"terms.transport.k": 5, "alignment.kind": "none"}},
+    {"name": "other", "recipe": "mt_pkdot", "edits": {"terms.transport.k": 6, "alignment.kind": "none"}},
+]
+PLAIN = RUN | {
+    "teachers": {"pool": ["each", "joint"]},
+    "terms": {"transport": {"weight": 0.2, "eps_rel": 0.2, "k": 5}, "centroid": {}},
+}
 
 
-@pytest.mark.parametrize("name", list(DESIGNS))
-def test_every_design_says_what_it_is(name):
-    design = DESIGNS[name]
-    assert design.model_fields["kind"].default == name
+@pytest.fixture(params=list(DESIGNS))
+def kind(request):
+    return request.param
+
+
+def tree_of(kind, **bases):
+    """Return a design as a study file would have it: what it cannot do without is its own example."""
+    fields = DESIGNS[kind].model_fields
+    needed = {name: field.examples[0] for name, field in fields.items() if field.examples}
+    return needed | {"kind": kind} | bases
+
+
+def arms_of(kind, name="base"):
+    base = Base(ArmEntry.model_validate(ARMS[1] | {"name": name}), RunSettings.model_validate(PLAIN))
+    return DESIGNS[kind].model_validate(tree_of(kind, base=name)).arms(base)
+
+
+def study_of(*designs):
+    return assemble(
+        StudyFile.model_validate({"name": "x", "run": RUN, "arms": ARMS, "designs": designs}), "x"
+    )
+
+
+def test_says_what_it_is(kind):
+    design = DESIGNS[kind]
+    assert design.model_fields["kind"].default == kind
     assert inspect.getdoc(design)
-    assert design(base="base").kind == name
+    assert inspect.getdoc(inspect.getmodule(design))
 
 
-@pytest.mark.parametrize("name", list(DESIGNS))
-def test_every_design_generates_different_arms_from_its_base(name):
-    arms = DESIGNS[name](base="base").arms(BASE, ["a", "b", "c"])
+def test_generates_different_arms_that_say_what_they_are(kind):
+    arms = arms_of(kind)
     assert arms
     assert len({arm.name for arm in arms}) == len(arms)
-    assert all(arm.name.startswith("base@") and arm.recipe == BASE.recipe for arm in arms)
-    assert all(ArmEntry.model_validate(arm.as_json()) == arm for arm in arms)
+    for arm in arms:
+        assert NAME.fullmatch(arm.name)
+        assert arm.name.startswith("base")
+        assert arm.name[4] in "@-."
+        assert (arm.base, arm.frozen, arm.controls) == ("base", None, ())
+        assert arm.change
+        assert ArmEntry.model_validate(arm.as_json()) == arm
 
 
-@given(names=NAMES, data=st.data())
-def test_subsets_are_all_of_the_sizes_asked_for(names, data):
-    sizes = data.draw(st.lists(st.integers(1, len(names)), max_size=4))
-    arms = TeacherSubsets(base="base", sizes=sizes).arms(BASE, names)
-    wanted = set(sizes) or set(range(1, len(names) + 1))
-    assert len(arms) == sum(math.comb(len(names), size) for size in wanted)
-    subsets = [tuple(arm.edits["data.privileged"]) for arm in arms]
-    assert len(set(subsets)) == len(arms)
-    assert {len(subset) for subset in subsets} == wanted
-    assert [len(subset) for subset in subsets] == sorted(len(subset) for subset in subsets)
-    assert all(arm.edits | BASE.edits == arm.edits for arm in arms)
+def test_the_same_base_gives_the_same_arms(kind):
+    assert arms_of(kind) == arms_of(kind)
 
 
-@given(names=NAMES, data=st.data())
-def test_a_modality_that_is_left_out_is_in_no_network_of_the_arm(names, data):
-    pool = data.draw(
-        st.lists(st.sampled_from(["each", "joint", "privileged", "student"]), unique=True, min_size=1)
-    )
-    base = BASE.model_copy(update={"edits": {"teachers.pool": pool}})
-    plain = {
-        "data": {"dataset": "planted", "student": ["s"], "privileged": names},
-        "terms": {"softened_logits": {}},
+def test_an_arm_is_its_base_with_edits_that_no_search_undoes(kind):
+    for arm in arms_of(kind):
+        assert arm.recipe == ARMS[1]["recipe"]
+        own = {path: value for path, value in arm.edits.items() if ARMS[1]["edits"].get(path) != value}
+        assert all(arm.space[path] is False for path in own)
+        assert RunSettings.model_validate(edited(PLAIN, arm.edits))
+
+
+def test_all_its_arms_make_a_study(kind):
+    study = study_of(tree_of(kind, base="base"))
+    names = {
+        name for arm in study.arms for name in [arm.name, *(arm.note or "").removeprefix("also ").split(", ")]
     }
-    for arm in TeacherSubsets(base="base").arms(base, names):
-        run = RunSettings.model_validate(edited(plain, arm.edits))
-        kept = set(arm.edits["data.privileged"]) | {"s"}
-        assert all(set(modalities) <= kept for modalities in run.networks().values())
+    assert {arm.name for arm in arms_of(kind)} <= names
+    assert len({arm.digest for arm in study.arms}) == len(study.arms)
+    for arm in study.arms:
+        for path in arm.run.active_terms():
+            assert f"terms.{path}.weight" in arm.space or arm.base
 
 
-@pytest.mark.parametrize(("names", "sizes"), [(["a"], [2]), ([], []), (["a", "b"], [1, 3])])
-def test_subsets_that_do_not_exist_are_refused(names, sizes):
-    with pytest.raises(ValueError, match=f"the base has {len(names)} privileged modalities"):
-        TeacherSubsets(base="base", sizes=sizes).arms(BASE, names)
+def test_several_bases_are_a_union(kind):
+    def found(*designs):
+        return {arm.name: arm.digest for arm in study_of(*designs).arms}
 
-
-def test_the_whole_set_is_merged_with_the_base_and_noted():
-    file = StudyFile.model_validate(
-        {
-            "name": "x",
-            "run": {
-                "data": {
-                    "dataset": "planted",
-                    "options": {"rows": [64, 32, 32]},
-                    "student": ["face"],
-                    "privileged": ["audio", "decoy"],
-                }
-            },
-            "arms": [
-                {"name": "student_only", "recipe": "student_only"},
-                {"name": "several", "recipe": "hinton", "edits": {"teachers.pool": ["each", "joint"]}},
-            ],
-            "designs": [{"kind": "teacher_subsets", "base": "several"}],
-        }
-    )
-    study = assemble(file, "x.toml")
-    notes = {arm.name: arm.note for arm in study.arms}
-    assert notes == {
-        "student_only": None,
-        "several": "also several@audio+decoy",
-        "several@audio": None,
-        "several@decoy": None,
-    }
+    together = found(tree_of(kind, bases=["base", "other"]))
+    assert together == found(tree_of(kind, base="base"), tree_of(kind, base="other"))
+    assert any(name.startswith("other") and name != "other" for name in together)

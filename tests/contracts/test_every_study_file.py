@@ -28,13 +28,20 @@ def test_it_is_a_valid_study_that_is_called_like_its_file(file):
     assert study.file.contrasts
 
 
+def test_every_arm_has_something_to_be_compared_with(file):
+    arms = {arm.name: arm for arm in open_study(file).arms}
+    for arm in arms.values():
+        assert not arms[arm.baseline].run.active_terms()
+        assert arm.frozen is None or arms[arm.frozen].space
+
+
 def test_it_begins_with_what_it_asks(file):
     assert file.read_text("utf-8").startswith("# ")
 
 
 def test_its_arms_are_searched_alike(file):
     study = open_study(file)
-    shared = set.intersection(*(set(arm.space) for arm in study.arms))
+    shared = set.intersection(*(set(arm.space) for arm in study.arms if arm.frozen is None))
     assert {"optimiser.learning_rate", "optimiser.weight_decay"} <= shared
 
 

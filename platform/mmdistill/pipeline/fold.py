@@ -11,7 +11,7 @@ from torch import Tensor
 from mmdistill.data.card import Card
 from mmdistill.data.folds import held_out_folds, labelled_mask
 from mmdistill.data.opening import DataSettings, FoldData, Part, open_fold
-from mmdistill.randomness import derive_seed
+from mmdistill.randomness import derive_seed, numpy_generator
 from mmdistill.terms.base import Task
 from mmdistill.training.objectives import TensorPart
 
@@ -56,6 +56,17 @@ class Fold:
     def held_out(self, labelled: npt.NDArray[np.bool_], count: int, seed: int) -> npt.NDArray[np.int64]:
         """Return the inner fold of each labelled row, -1 without a label."""
         return held_out_folds(self.arrays.train, labelled, count, derive_seed(seed, "out of fold"))
+
+    def permuted(self, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return from which row each row takes its label when labelled ones swap theirs.
+
+        Returns:
+            for the training rows, those without a label as they are, and for the validation rows.
+        """
+        source_N = np.arange(len(self.train))
+        labelled = np.flatnonzero(self.labelled(fraction, seed))
+        source_N[labelled] = numpy_generator("permuted labels", seed).permutation(labelled)
+        return source_N, numpy_generator("permuted validation", seed).permutation(len(self.validation))
 
 
 @lru_cache(maxsize=4)

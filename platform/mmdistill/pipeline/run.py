@@ -21,9 +21,13 @@ class TeacherSettings(Settings):
     A name in ``pool`` is a modality, modalities joined by ``+``, or one of: ``each`` (one network per
     privileged modality), ``joint`` (the student's modalities and the privileged ones), ``student`` (the
     student's own, for self-distillation), ``privileged`` (the privileged ones together).
+
+    ``labels = "permuted"`` is a control: the labelled rows swap their labels at random before teachers,
+    their out-of-fold copies and auxiliaries learn them; so do the validation rows that choose their epoch.
     """
 
     pool: tuple[str, ...] = ()
+    labels: Literal["true", "permuted"] = "true"
     training: Literal["frozen", "joint"] = "frozen"
     task_weight: Annotated[float, Field(ge=0)] = 1.0
     epochs: Annotated[int, Field(ge=1)] = 40
@@ -191,7 +195,7 @@ def _teachers_that_matter(run: RunSettings) -> TeacherSettings:
     if not run.active_terms():
         return TeacherSettings()
     if run.trains_teacher():
-        names = ("pool", "training", "task_weight")
+        names = ("pool", "labels", "training", "task_weight")
         return TeacherSettings(**{name: getattr(teachers, name) for name in names})
     return teachers.model_copy(update={"task_weight": TeacherSettings().task_weight})
 

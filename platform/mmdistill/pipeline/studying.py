@@ -15,6 +15,7 @@ from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold
 from mmdistill.pipeline.run import RunSettings, canonical, network_modalities
+from mmdistill.pipeline.teaching import taught_parts
 from mmdistill.randomness import derive_seed
 from mmdistill.settings import declared_ranges, digest, flattened
 from mmdistill.terms import TERMS, Shapes
@@ -169,7 +170,8 @@ def _live(runs: Sequence[RunSettings], fold: Fold) -> LiveTeacher:
     (name,) = run.networks()
     teacher = _fresh(runs, fold, name, "live teacher")
     auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.needs_auxiliary() else None
-    return LiveTeacher(teacher, auxiliary, run.teachers.task_weight)
+    source_KN = taught_parts(runs, fold)[0].source_KN
+    return LiveTeacher(teacher, auxiliary, run.teachers.task_weight, source_KN)
 
 
 def _fresh(runs: Sequence[RunSettings], fold: Fold, name: str, role: str) -> Network:

@@ -5,7 +5,7 @@ Axes: V variants of one teacher (the first saw every labelled row, variant f all
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,22 @@ class Variants:
         return BatchOrder(self.rows, self.seeds(runs, f"{role} batches"), size), steps
 
 
+def taught_parts(runs: Sequence[RunSettings], fold: Fold, copies: int = 1) -> tuple[TensorPart, TensorPart]:
+    """Return training and validation rows as teachers see them: with their labels, or with permuted ones.
+
+    Every run has ``copies`` lanes, side by side. The validation rows choose the epoch that is kept, so they
+    must not tell a teacher of permuted labels anything either.
+    """
+    if runs[0].teachers.labels == "true":
+        return fold.train, fold.validation
+    drawn = [fold.permuted(run.data.label_fraction, run.seed) for run in runs]
+    train, validation = (
+        torch.from_numpy(np.stack(sources)).repeat_interleave(copies, dim=0).to(fold.device)
+        for sources in zip(*drawn, strict=True)
+    )
+    return replace(fold.train, source_KN=train), replace(fold.validation, source_KN=validation)
+
+
 def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime) -> list[Entry]:
     """Train the network called ``name`` of every run, all variants of all runs in one cohort.
 
@@ -79,7 +95,8 @@ def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: 
     seeds = variants.seeds(runs, f"teacher {'+'.join(modalities)}")
     network = Network(fold.widths(modalities), fold.outputs, run.network, seeds).to(fold.device)
     smoothing = torch.full((len(seeds),), run.teachers.label_smoothing, device=fold.device)
-    objective = SupervisedObjective(network, fold.train, fold.validation, fold.task, smoothing, runtime)
+    train, validation = taught_parts(runs, fold, variants.count)
+    objective = SupervisedObjective(network, train, validation, fold.task, smoothing, runtime)
     batches, steps = variants.batches(runs, "teacher")
     rate = torch.full_like(smoothing, run.teachers.learning_rate)
     decay = torch.full_like(smoothing, run.teachers.weight_decay)
@@ -99,8 +116,9 @@ def align_teachers(
     aligned = AlignedTeachers(tuple(networks), joint, fold.outputs, variants.seeds(runs, "alignment"))
     aligned.to(fold.device).requires_grad_(True)
     lanes = len(runs) * variants.count
-    train = _streams(networks, joint, fold.train, lanes)
-    validation = _streams(networks, joint, fold.validation, lanes)
+    train, validation = (
+        _streams(networks, joint, part, lanes) for part in taught_parts(runs, fold, variants.count)
+    )
     objective = AlignmentObjective(aligned, train, validation, fold.task, run.alignment.weight)
     batches, steps = variants.batches(runs, "alignment")
     rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
@@ -189,7 +207,7 @@ def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, 
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
     inputs = {name: part.inputs[name].expand(lanes, *part.inputs[name].shape) for name in joint.modalities}
     encoded = {name: joint.encoders[name](inputs[name]) for name in joint.modalities}
-    return Streams(unimodal, encoded, part.labels)
+    return Streams(unimodal, encoded, part.labels, part.source_KN)
 
 
 def _entries(fitted: Fitted, variants: int, metrics: Sequence[dict[str, float]]) -> list[Entry]:

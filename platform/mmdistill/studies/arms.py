@@ -6,12 +6,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmdistill.data.opening import DataSettings, check_data
-from mmdistill.errors import ConfigError, InputError, Problem
-from mmdistill.pipeline.recipe import recipes
+from mmdistill.errors import ConfigError, InputError, Problem, UnknownNameError
+from mmdistill.pipeline.recipe import recipe, recipes
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.registry import unknown_name
 from mmdistill.settings import edited, flattened, merged, problems_of
-from mmdistill.studies.designs import DESIGNS
+from mmdistill.studies.designs import DESIGNS, Base, Design
 from mmdistill.studies.file import NAME, NAME_RULE, ArmEntry, StudyFile
 from mmdistill.terms import TERMS
 
@@ -20,21 +20,34 @@ _DRAWN = {"seed": "set `seed` at the top of the file", "fold": "set `count` in r
 
 
 def entries_of(file: StudyFile, where: str) -> tuple[list[ArmEntry], list[Problem]]:
-    """Return the arms of a file and of its designs, in the file's order, and what is wrong with them."""
+    """Return the arms of a file, of their controls and of its designs, and what is wrong with them.
+
+    A design may start from what an earlier one generated.
+    """
     entries = {arm.name: arm for arm in file.arms}
     problems: list[Problem] = []
-    for number, tree in enumerate(file.designs):
-        place = f"{where}: designs.{number}"
+    for place, tree in _designs(file, where):
         try:
             generated = _generated(tree, entries, file, place)
         except ConfigError as error:
             problems += error.problems
             continue
         for arm in generated:
-            problem = _name_problem(arm, entries, place)
-            problems += [problem] if problem else []
-            entries.setdefault(arm.name, arm)
+            wrong = [*_name_problems(arm, entries, place), *_part_problems(arm, file, place)]
+            problems += wrong
+            if not wrong:
+                entries.setdefault(arm.name, arm)
     return list(entries.values()), problems
+
+
+def _designs(file: StudyFile, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Return every design with its place; the controls of an arm are a design with a key of their own."""
+    for arm in file.arms:
+        if arm.controls:
+            tree = {"kind": "controls", "base": arm.name, "which": arm.controls}
+            yield f"{where}: arms.{arm.name}.controls", tree
+    for number, tree in enumerate(file.designs):
+        yield f"{where}: designs.{number}", tree
 
 
 def _generated(
@@ -43,42 +56,57 @@ def _generated(
     missing = [
         Problem(f"{place}: {key}", "this key is required", "add it")
         for key in ("kind", "base")
-        if key not in tree
+        if key not in tree and (key != "base" or "bases" not in tree)
     ]
     if missing:
         raise ConfigError(missing)
-    kind, base = str(tree["kind"]), str(tree["base"])
-    design = DESIGNS.get_or_explain(kind, f"{place}.kind")
-    if base not in entries:
-        raise ConfigError([unknown_name("arm", base, f"{place}.base", list(entries))])
-    privileged = _privileged(entries[base], file)
-    if privileged is None:
-        return []
+    kind = DESIGNS.get_or_explain(str(tree["kind"]), f"{place}.kind")
     try:
-        return design.model_validate(tree).arms(entries[base], privileged)
+        design = kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(problems_of(error, place)) from error
+    key = "base" if "base" in tree else "bases"
+    problems = [p for name in design.bases for p in _base_problems(name, entries, f"{place}.{key}")]
+    if problems:
+        raise ConfigError(problems)
+    return [arm for name in design.bases for arm in _arms_of(design, entries[name], file, place)]
+
+
+def _base_problems(name: str, entries: Mapping[str, ArmEntry], at: str) -> Iterator[Problem]:
+    if name not in entries:
+        yield unknown_name("arm", name, at, list(entries))
+    elif entries[name].frozen is not None:
+        yield Problem(at, f"{name!r} is frozen, which is a reading of another arm", "name that arm")
+
+
+def _arms_of(design: Design, entry: ArmEntry, file: StudyFile, place: str) -> list[ArmEntry]:
+    try:
+        run = _resolved(entry, file)
+    except ConfigError:
+        return []  # said with the arm itself
+    try:
+        return design.arms(Base(entry, run))
     except ValueError as error:
         raise ConfigError([Problem(place, str(error), "correct the design or its base")]) from error
 
 
-def _privileged(entry: ArmEntry, file: StudyFile) -> list[str] | None:
-    """Return the privileged modalities of an arm; None if its data are wrong, which is said with its run."""
+def _part_problems(arm: ArmEntry, file: StudyFile, place: str) -> Iterator[Problem]:
+    """Return why a generated arm does not hold together, e.g. because another part needs what is gone."""
     try:
-        return list(DataSettings.model_validate(_tree(entry, file).get("data")).privileged)
-    except (ConfigError, ValidationError):
-        return None
+        _resolved(arm, file)
+    except ConfigError as error:
+        for problem in error.problems:
+            told = f"{problem.where}: {problem.rule}" if problem.where else problem.rule
+            mend = problem.mend if problem.where else "leave this arm out, or what needs the part too"
+            yield Problem(place, f"its arm {arm.name!r} ({arm.change}) does not hold together: {told}", mend)
 
 
-def _name_problem(arm: ArmEntry, entries: Mapping[str, ArmEntry], place: str) -> Problem | None:
+def _name_problems(arm: ArmEntry, entries: Mapping[str, ArmEntry], place: str) -> Iterator[Problem]:
     if not NAME.fullmatch(arm.name):
-        return Problem(place, f"{NAME_RULE} (got {arm.name!r})", "shorten the names it is made of")
+        yield Problem(place, f"{NAME_RULE} (got {arm.name!r})", "shorten the names it is made of")
     same = next((name for name in entries if name.casefold() == arm.name.casefold()), None)
     if same is not None and entries[same] != arm:
-        return Problem(
-            place, f"it generates an arm {arm.name!r}, but there is another one", "rename that arm"
-        )
-    return None
+        yield Problem(place, f"it generates an arm {arm.name!r}, but there is another one", "rename that arm")
 
 
 def runs_of(
@@ -92,7 +120,7 @@ def runs_of(
             runs[entry.name] = _run(entry, file, where)
         except ConfigError as error:
             problems += error.problems
-    return runs, problems + _data_problems(runs, where)
+    return runs, problems + _data_problems(runs, entries, where)
 
 
 def _tree(entry: ArmEntry, file: StudyFile) -> dict[str, Any]:
@@ -101,13 +129,26 @@ def _tree(entry: ArmEntry, file: StudyFile) -> dict[str, Any]:
 
 
 def _run(entry: ArmEntry, file: StudyFile, where: str) -> RunSettings:
-    arm = f"{where}: arms.{entry.name}"
-    if entry.recipe not in recipes():
-        raise ConfigError([unknown_name("recipe", entry.recipe, f"{arm}.recipe", list(recipes()))])
     try:
-        tree = _tree(entry, file)
+        return _resolved(entry, file)
+    except UnknownNameError as error:
+        raise ConfigError(
+            [p._replace(where=f"{where}: arms.{entry.name}.{p.where}") for p in error.problems]
+        ) from error
     except ConfigError as error:
-        raise ConfigError([p._replace(where=f"{arm}.edits.{p.where}") for p in error.problems]) from error
+        raise ConfigError(
+            [p._replace(where=_place(p.where, entry, file, where)) for p in error.problems]
+        ) from error
+
+
+def _resolved(entry: ArmEntry, file: StudyFile) -> RunSettings:
+    """Return the run of an arm.
+
+    Raises:
+        ConfigError: with every problem at its path in the run, or at none for parts that contradict others.
+    """
+    recipe(entry.recipe, "recipe")
+    tree = _tree(entry, file)
     problems = [
         Problem(key, "this is drawn for every pair", mend) for key, mend in _DRAWN.items() if key in tree
     ]
@@ -117,7 +158,7 @@ def _run(entry: ArmEntry, file: StudyFile, where: str) -> RunSettings:
     except ValidationError as error:
         problems += _problems_by_path(error)
     if problems:
-        raise ConfigError([p._replace(where=_place(p.where, entry, file, where)) for p in problems])
+        raise ConfigError(problems)
     return run
 
 
@@ -168,22 +209,21 @@ def _touches(path: str, keys: Collection[str]) -> bool:
     return any(key == path or key.startswith(f"{path}.") or path.startswith(f"{key}.") for key in keys)
 
 
-def _data_problems(runs: Mapping[str, RunSettings], where: str) -> list[Problem]:
+def _data_problems(runs: Mapping[str, RunSettings], entries: Sequence[ArmEntry], where: str) -> list[Problem]:
     problems: list[Problem] = []
-    kinds: dict[str, DataSettings] = {}
+    kinds: dict[str, tuple[DataSettings, str]] = {}
+    edits = {entry.name: entry.edits for entry in entries}
     for name, run in runs.items():
         first = next(iter(runs.values())).data
-        if (run.data.dataset, run.data.options, run.data.folds) != (
-            first.dataset,
-            first.options,
-            first.folds,
-        ):
-            rule = "arms are compared on one data set with one division into folds"
+        if (run.data.dataset, run.data.options) != (first.dataset, first.options):
+            rule = "arms are compared on one data set"
             problems.append(Problem(f"{where}: arms.{name}", rule, "make this arm a study of its own"))
-        kinds[run.data.digest] = run.data
-    for settings in kinds.values():
+        own = _touches("data", edits[name])
+        at = f"{where}: arms.{name}.edits.data" if own else f"{where}: run.data"
+        kinds.setdefault(run.data.digest, (run.data, at))
+    for settings, at in kinds.values():
         try:
-            problems += check_data(settings, f"{where}: run.data")
+            problems += check_data(settings, at)
         except InputError as error:
             problems += error.problems
     return problems

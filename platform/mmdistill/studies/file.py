@@ -25,10 +25,8 @@ from mmdistill.errors import ConfigError, Problem
 from mmdistill.settings import Choice, Range, Settings, edited, flattened, problems_of
 from mmdistill.training.race import RaceSettings
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,79}")
-NAME_RULE = (
-    "a name starts with a letter or digit and holds at most 80 of letters, digits, `.`, `_`, `+`, `@`, `-`"
-)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=-]{0,79}")
+NAME_RULE = "a name starts with a letter or digit and holds at most 80 of letters, digits and `. _ + @ = -`"
 LARGEST_FILE = 1 << 20
 
 # Which alternative of a union pydantic took; no key is ever written like this.

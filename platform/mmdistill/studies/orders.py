@@ -150,4 +150,4 @@ class OrderBook:
         return Order(order_id=f"stages-{identity}", kind="stages", title=title, stages=tuple(requests))
 
     def _pipeline(self, run: RunSettings) -> Pipeline:
-        return Pipeline(run, self.study.fingerprints[run.fold])
+        return Pipeline(run, self.study.fingerprint(run.data, run.fold))

@@ -96,7 +96,13 @@ class StudyProtocol:
     @cached_property
     def cells(self) -> list[Cell]:
         """Return every arm in every fold, in the order of the study file."""
-        return [Cell(arm, fold) for fold in range(len(self.study.fingerprints)) for arm in self.study.arms]
+        counts = [arm.run.data.fold_count for arm in self.study.arms]
+        return [
+            Cell(arm, fold)
+            for fold in range(max(counts))
+            for arm, count in zip(self.study.arms, counts, strict=True)
+            if fold < count
+        ]
 
     @cached_property
     def generations(self) -> list[range]:

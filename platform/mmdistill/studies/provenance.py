@@ -31,6 +31,10 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
             "dimensions": len(arm.space),
             "digest": arm.digest,
             "note": arm.note,
+            "baseline": arm.baseline,
+            "frozen": arm.frozen,
+            "base": arm.base,
+            "change": arm.change,
         }
         for arm in study.arms
     ]
@@ -47,7 +51,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
         arms_json=json.dumps(arms),
         trials=file.search.trials,
-        pairs=file.confirm.pairs * len(study.fingerprints),
+        pairs=file.confirm.pairs * study.arms[0].run.data.fold_count,
         seed=file.seed,
         package_version=mmdistill.__version__,
         python=platform.python_version(),

@@ -70,6 +70,27 @@ def is_live(
     return isinstance(asked, bool) or any(_changes(run, path, value) for value in _ends(asked))
 
 
+def inherited_paths(
+    entry: ArmEntry, run: RunSettings, source: Mapping[str, Dimension], task: Task, at: str
+) -> tuple[tuple[str, ...], list[Problem]]:
+    """Return what a frozen arm takes from another arm's winner, and what of it the arm cannot be.
+
+    Args:
+        entry: the frozen arm; what its own space fixes is not taken.
+        run: its settings.
+        source: what the other arm searches.
+        task: decides which settings matter.
+        at: place of the arm in the study file.
+    """
+    taken = {
+        path: found
+        for path, found in source.items()
+        if path not in entry.space and is_live(path, found, run, task, is_own=True)
+    }
+    problems = [p for path, found in taken.items() for p in _end_problems(path, found, run, f"{at}.{path}")]
+    return tuple(taken), problems or _pair_problems(taken, run, at)
+
+
 def unused_problems(
     file_space: Space,
     entries: Sequence[ArmEntry],
@@ -142,7 +163,7 @@ def _end_problems(path: str, dimension: Dimension, run: RunSettings, at: str) ->
         yield Problem(at, "this setting takes whole numbers only", "add `integer = true`")
         return
     for value in _ends(dimension):
-        message = _refusal(run, {path: value})
+        message = refusal(run, {path: value})
         if message:
             yield Problem(at, f"{value!r} is not allowed: {message}", "narrow the space")
 
@@ -155,14 +176,15 @@ def _pair_problems(space: Mapping[str, Dimension], run: RunSettings, at: str) ->
             continue
         for one in _ends(space[first]):
             for other in _ends(space[second]):
-                message = _refusal(run, {first: one, second: other})
+                message = refusal(run, {first: one, second: other})
                 if message:
                     rule = f"{first} = {one!r} is not allowed with {second} = {other!r}: {message}"
                     return [Problem(at, rule, "narrow the space")]
     return []
 
 
-def _refusal(run: RunSettings, edits: Mapping[str, Any]) -> str | None:
+def refusal(run: RunSettings, edits: Mapping[str, Any]) -> str | None:
+    """Return why a run cannot have some values, by dotted path; None if it can."""
     try:
         RunSettings.model_validate(edited(run.as_json(), edits))
     except ValidationError as error:

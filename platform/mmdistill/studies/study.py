@@ -1,53 +1,22 @@
 """A study put together: arms resolved, spaces narrowed to what is alive, data looked at, nothing started."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdistill.data.opening import open_dataset, open_fold
+from mmdistill.data.opening import DataSettings, open_dataset, open_fold
 from mmdistill.errors import ConfigError, InputError, Problem
-from mmdistill.pipeline.run import RunSettings, canonical
+from mmdistill.pipeline.run import RunSettings
 from mmdistill.pipeline.stages import VERSIONS
 from mmdistill.registry import unknown_name
-from mmdistill.settings import Dimension, digest
+from mmdistill.settings import digest
+from mmdistill.studies.arm import Arm, folds_identity, main_baseline, merged_by_digest, with_baselines
 from mmdistill.studies.arms import entries_of, runs_of
 from mmdistill.studies.file import ArmEntry, Contrast, StudyFile, read_study_file, sound_part
+from mmdistill.studies.frozen import frozen_arm
 from mmdistill.studies.space import narrowed_space, unused_problems
 from mmdistill.terms.base import Task
-
-BASELINE_RECIPE = "student_only"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One alternative, ready to be searched.
-
-    Attributes:
-        run: its settings before the search, with seed and fold 0.
-        space: what is searched, by dotted path, in alphabetical order.
-        note: which equal arms were merged into it.
-        baseline: the arm without a teacher it is compared with; its own name for the study's baseline.
-        frozen: the arm whose winner's settings it takes; None for one that is searched.
-        base: the arm it was generated from, if any.
-        change: in words, how it differs from its base.
-    """
-
-    name: str
-    recipe: str
-    run: RunSettings
-    space: Mapping[str, Dimension]
-    note: str | None = None
-    baseline: str = ""
-    frozen: str | None = None
-    base: str | None = None
-    change: str | None = None
-
-    @property
-    def digest(self) -> str:
-        """Return the identity of the arm's settings and space; its name does not matter."""
-        space = {path: dimension.as_json() for path, dimension in self.space.items()}
-        return digest([canonical(self.run).as_json(), space])
 
 
 @dataclass(frozen=True)
@@ -55,7 +24,7 @@ class Study:
     """A valid study.
 
     Attributes:
-        fingerprints: of the data of each fold.
+        prints: fingerprints of the data of each fold, by the digest of the division into folds.
     """
 
     file: StudyFile
@@ -63,7 +32,16 @@ class Study:
     task: Task
     dataset: str
     baseline: str
-    fingerprints: tuple[str, ...]
+    prints: Mapping[str, tuple[str, ...]]
+
+    def fingerprint(self, data: DataSettings, fold: int) -> str:
+        """Return what identifies the data of a fold of some arm's."""
+        return self.prints[digest(folds_identity(data))][fold]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return the fingerprints of every fold of every division, the first arm's division first."""
+        return tuple(one for division in self.prints.values() for one in division)
 
     @property
     def score(self) -> str:
@@ -80,6 +58,7 @@ class Study:
                 "recipe": arm.recipe,
                 "run": arm.run.as_json(),
                 "space": {path: dimension.as_json() for path, dimension in arm.space.items()},
+                "frozen": arm.frozen,
             }
             for arm in self.arms
         }
@@ -124,53 +103,62 @@ def assemble(file: StudyFile, where: str) -> Study:
     names = [entry.name for entry in entries]
     if problems or not runs:
         # The spaces cannot be judged without the runs, the names of the contrasts can.
-        _contrasts(file, dict(zip(names, names, strict=True)), where, problems)
+        known = [*names, *_perhaps_generated(file, names)]
+        _contrasts(file, dict(zip(known, known, strict=True)), where, problems)
         raise ConfigError(_without_repeats(problems))
     data = runs[names[0]].data
     card = open_dataset(data).card()
-    arms = [_arm(entry, runs[entry.name], file, card.task, where, problems) for entry in entries]
+    arms = _arms(entries, runs, file, card.task, where, problems)
     problems += unused_problems(file.search.space, file.arms, runs, card.task, where)
-    kept, found = _merged_by_digest(arms)
-    baseline = _baseline(arms, found, where, problems)
+    kept, found = merged_by_digest(arms)
+    baseline = main_baseline(arms, found, where, problems)
+    kept = with_baselines(kept, baseline, where, problems) if baseline else kept
     contrasts = _contrasts(file, found, where, problems)
     problems += _worker_problems(file, kept, where)
     if problems:
         raise ConfigError(_without_repeats(problems))
     reference = None if file.reference is None else found[file.reference]
     file = file.model_copy(update={"contrasts": contrasts, "reference": reference})
-    prints = tuple(open_fold(data, fold).fingerprint for fold in range(data.fold_count))
-    return Study(file, tuple(kept), card.task, card.name, baseline, prints)
+    return Study(file, tuple(kept), card.task, card.name, baseline, _fingerprints(kept))
 
 
-def _arm(
-    entry: ArmEntry, run: RunSettings, file: StudyFile, task: Task, where: str, problems: list[Problem]
-) -> Arm:
-    space, wrong = narrowed_space(entry, run, file.search.space, task, where)
-    problems += wrong
-    return Arm(entry.name, entry.recipe, run, space)
+def _arms(
+    entries: Sequence[ArmEntry],
+    runs: Mapping[str, RunSettings],
+    file: StudyFile,
+    task: Task,
+    where: str,
+    problems: list[Problem],
+) -> list[Arm]:
+    """Return every arm in the order of the file; the frozen ones need the spaces of the others."""
+    searched: dict[str, Arm] = {}
+    for entry in entries:
+        if entry.frozen is None:
+            run = runs[entry.name]
+            space, wrong = narrowed_space(entry, run, file.search.space, task, where)
+            problems += wrong
+            arm = Arm(entry.name, entry.recipe, run, space, base=entry.base, change=entry.change)
+            searched[entry.name] = arm
+    _, names = merged_by_digest(list(searched.values()))
+    arms = [
+        searched.get(entry.name) or frozen_arm(entry, runs, searched, task, where, problems)
+        for entry in entries
+    ]
+    # A merged arm is found under the name of the first of its kind.
+    return [
+        replace(arm, frozen=names.get(arm.frozen or ""), base=names.get(arm.base or "", arm.base))
+        for arm in arms
+    ]
 
 
-def _baseline(arms: Sequence[Arm], names: Mapping[str, str], where: str, problems: list[Problem]) -> str:
-    """Return the arm that all others are compared with: the student without any teacher."""
+def _fingerprints(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
+    prints: dict[str, tuple[str, ...]] = {}
     for arm in arms:
-        if arm.recipe == BASELINE_RECIPE and not arm.run.active_terms():
-            return names[arm.name]
-    mend = 'add an arm with recipe = "student_only"'
-    problems.append(Problem(f"{where}: arms", "every study compares with `student_only`", mend))
-    return ""
-
-
-def _merged_by_digest(arms: Sequence[Arm]) -> tuple[list[Arm], dict[str, str]]:
-    """Return the arms that differ, and under which name each arm of the file is found."""
-    kept: dict[str, Arm] = {}
-    names: dict[str, str] = {}
-    for arm in arms:
-        first = kept.setdefault(arm.digest, arm)
-        names[arm.name] = first.name
-        if first.name != arm.name:
-            note = f"{first.note}, {arm.name}" if first.note else f"also {arm.name}"
-            kept[arm.digest] = Arm(first.name, first.recipe, first.run, first.space, note)
-    return list(kept.values()), names
+        data = arm.run.data
+        key = digest(folds_identity(data))
+        if key not in prints:
+            prints[key] = tuple(open_fold(data, fold).fingerprint for fold in range(data.fold_count))
+    return prints
 
 
 def _contrasts(
@@ -192,6 +180,15 @@ def _contrasts(
     return tuple(found)
 
 
+def _perhaps_generated(file: StudyFile, names: Sequence[str]) -> list[str]:
+    """Return what contrasts name that a design would generate if its base were sound."""
+    if not file.designs and not any(arm.controls for arm in file.arms):
+        return []
+    asked = [name for contrast in file.contrasts for name in (contrast.arm, contrast.against)]
+    starts = tuple(f"{name}{sign}" for name in names for sign in "@-.")
+    return [name for name in dict.fromkeys(asked) if name not in names and name.startswith(starts)]
+
+
 def _worker_problems(file: StudyFile, arms: Sequence[Arm], where: str) -> list[Problem]:
     workers = file.resources.workers
     sizes = sorted({arm.run.batch_size for arm in arms if workers > 1 and arm.run.batch_size % workers})
@@ -202,3 +199,6 @@ def _worker_problems(file: StudyFile, arms: Sequence[Arm], where: str) -> list[P
 
 def _without_repeats(problems: Sequence[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
+
+
+__all__ = ["Arm", "Study", "assemble", "open_study"]

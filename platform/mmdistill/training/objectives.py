@@ -23,10 +23,14 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class TensorPart:
-    """One part of a fold on the device; labels are class indices [N] or targets [N, C]."""
+    """One part of a fold on the device; labels are class indices [N] or targets [N, C].
+
+    ``source_KN`` tells from which row each row of a lane takes its label; None for its own.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    source_KN: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,6 +42,16 @@ def at_rows(inputs: Mapping[str, Tensor], names: Sequence[str], rows_KB: Tensor)
     return {name: inputs[name].index_select(0, flat).view(*rows_KB.shape, -1) for name in names}
 
 
+def labels_at(labels: Tensor, rows_KB: Tensor, source_KN: Tensor | None) -> Tensor:
+    """Return the labels of lanes at some rows; ``source_KN`` tells from which row each takes its own."""
+    return labels[rows_KB if source_KN is None else source_KN.gather(1, rows_KB)]
+
+
+def all_labels(labels: Tensor, source_KN: Tensor | None) -> Tensor:
+    """Return the labels of every row, per lane where lanes take them from other rows."""
+    return labels if source_KN is None else labels[source_KN]
+
+
 def task_loss(task: Task, logits_KBC: Tensor, labels: Tensor, mask_KB: Tensor, smoothing_K: Tensor) -> Tensor:
     """Return cross entropy with label smoothing, or 1 - CCC, over the labelled rows of each lane."""
     if task == "regression":
@@ -46,9 +60,12 @@ def task_loss(task: Task, logits_KBC: Tensor, labels: Tensor, mask_KB: Tensor, s
 
 
 def criterion(task: Task, logits_KNC: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return the validation values of each lane; ``criterion`` is the log-loss, or 1 - CCC."""
-    lanes = logits_KNC.shape[0]
-    labels = labels.expand(lanes, *labels.shape)
+    """Return the validation values of each lane; ``criterion`` is the log-loss, or 1 - CCC.
+
+    Labels are those of all lanes, [N] or targets [N, C], or each lane's own with K in front.
+    """
+    if labels.ndim == (2 if task == "regression" else 1):
+        labels = labels.expand(logits_KNC.shape[0], *labels.shape)
     mask = torch.ones(logits_KNC.shape[:2], dtype=torch.bool, device=logits_KNC.device)
     if task == "regression":
         loss = ccc_loss(logits_KNC, labels, mask)
@@ -94,22 +111,28 @@ class SupervisedObjective:
         mine = at_rows(self._train.inputs, self._network.modalities, self._runtime.share(rows_KB))
         logits = self._runtime.gather(self._network(mine).logits_KBC)
         everywhere = torch.ones_like(rows_KB, dtype=torch.bool)
-        loss = task_loss(self._task, logits, self._train.labels[rows_KB], everywhere, self._smoothing_K)
+        labels = labels_at(self._train.labels, rows_KB, self._train.source_KN)
+        loss = task_loss(self._task, logits, labels, everywhere, self._smoothing_K)
         return Losses(loss, {"task": loss}, {})
 
     def validation(self) -> dict[str, Tensor]:
         """Return the criterion and score on the validation rows."""
         outputs = outputs_on(self._network, self._validation, len(self._smoothing_K))
-        return criterion(self._task, outputs.logits_KBC, self._validation.labels)
+        labels = all_labels(self._validation.labels, self._validation.source_KN)
+        return criterion(self._task, outputs.logits_KBC, labels)
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Frozen inputs of alignment on one part: features by unimodal teacher, the joint's by modality."""
+    """Frozen inputs of alignment on one part: features by unimodal teacher, the joint's by modality.
+
+    Labels are those of a :class:`TensorPart`.
+    """
 
     unimodal: dict[str, Tensor]
     joint: dict[str, Tensor]
     labels: Tensor
+    source_KN: Tensor | None = None
 
 
 class AlignedTeachers(nn.Module):
@@ -157,7 +180,8 @@ class AlignmentObjective:
     def losses(self, rows_KB: Tensor) -> Losses:
         """Return the losses of a batch of labelled rows."""
         found = self._teachers(_rows_of(self._train.unimodal, rows_KB), _rows_of(self._train.joint, rows_KB))
-        labels, mask = self._train.labels[rows_KB], torch.ones_like(rows_KB, dtype=torch.bool)
+        labels = labels_at(self._train.labels, rows_KB, self._train.source_KN)
+        mask = torch.ones_like(rows_KB, dtype=torch.bool)
         none_K = torch.zeros(rows_KB.shape[0], device=rows_KB.device)
         joint = found.pop("joint")
         task = task_loss(self._task, joint.logits_KBC, labels, mask, none_K)
@@ -171,7 +195,8 @@ class AlignmentObjective:
     def validation(self) -> dict[str, Tensor]:
         """Return the joint teacher's criterion, which chooses the epoch as in the released code."""
         joint = self._teachers(self._validation.unimodal, self._validation.joint)["joint"]
-        return criterion(self._task, joint.logits_KBC, self._validation.labels)
+        labels = all_labels(self._validation.labels, self._validation.source_KN)
+        return criterion(self._task, joint.logits_KBC, labels)
 
 
 def _rows_of(streams: Mapping[str, Tensor], rows_KB: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from mmdistill.models.network import Network, Outputs
 from mmdistill.terms.base import AbstractTerm, Batch, Task
 from mmdistill.training.loop import Losses
-from mmdistill.training.objectives import TensorPart, at_rows, criterion, outputs_on, task_loss
+from mmdistill.training.objectives import (
+    TensorPart,
+    at_rows,
+    criterion,
+    labels_at,
+    outputs_on,
+    task_loss,
+)
 from mmdistill.training.runtime import Runtime
 
 
@@ -64,11 +71,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """A teacher (and an auxiliary) that trains along with the student on its own task loss."""
+    """A teacher (and an auxiliary) that trains along with the student on its own task loss.
+
+    ``source_KN`` tells from which row each row takes the label they learn; None for its own.
+    """
 
     teacher: Network
     auxiliary: Network | None
     task_weight: float
+    source_KN: Tensor | None = None
 
 
 class StudentObjective:
@@ -110,7 +121,7 @@ class StudentObjective:
             teacher = self._frozen.outputs(rows_KB, choice_KB)
             details |= _shares(choice_KB, self._frozen.names)
         if self._live is not None:
-            teacher, auxiliary, own = self._run_live(self._live, rows_KB, labels, labelled_KB)
+            teacher, auxiliary, own = self._run_live(self._live, rows_KB, labelled_KB)
             values |= own
             total = total + self._live.task_weight * sum(own.values(), torch.zeros_like(total))
         batch = Batch(student, teacher, auxiliary)
@@ -142,8 +153,9 @@ class StudentObjective:
         return task_loss(self._rows.task, outputs.logits_KBC, labels, labelled_KB, self._smoothing_K)
 
     def _run_live(
-        self, live: LiveTeacher, rows_KB: Tensor, labels: Tensor, labelled_KB: Tensor
+        self, live: LiveTeacher, rows_KB: Tensor, labelled_KB: Tensor
     ) -> tuple[Outputs, Outputs | None, dict[str, Tensor]]:
+        labels = labels_at(self._rows.train.labels, rows_KB, live.source_KN)
         teacher = self._run(live.teacher, rows_KB)
         losses = {"teacher_task": self._task(teacher, labels, labelled_KB)}
         if live.auxiliary is None:

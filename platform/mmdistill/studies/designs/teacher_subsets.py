@@ -1,17 +1,16 @@
 """The base with every subset of its privileged modalities, all or of some sizes."""
 
-from collections.abc import Sequence
 from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmdistill.studies.designs.base import DESIGNS, Design
+from mmdistill.studies.designs.base import DESIGNS, Base, Reduction, chosen
 from mmdistill.studies.file import ArmEntry
 
 
 @DESIGNS.register("teacher_subsets")
-class TeacherSubsets(Design):
+class TeacherSubsets(Reduction):
     """Rebuild the base on subsets of its privileged modalities.
 
     A modality that is not in the subset is gone from every network, the joint teacher included.
@@ -23,17 +22,16 @@ class TeacherSubsets(Design):
     kind: Literal["teacher_subsets"] = "teacher_subsets"
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
-    def arms(self, base: ArmEntry, privileged: Sequence[str]) -> list[ArmEntry]:
+    def reduced(self, base: Base) -> list[ArmEntry]:
         """Return one arm per subset, named ``base@a+b``, smaller subsets first."""
-        count = len(privileged)
-        too_large = [size for size in self.sizes if size > count]
-        if too_large or not count:
-            asked = f"subsets of {too_large[0]}" if too_large else "subsets"
-            raise ValueError(f"there are no {asked}: the base has {count} privileged modalities")
-        sizes = sorted(set(self.sizes)) or range(1, count + 1)
-        return [_without_others(base, subset) for size in sizes for subset in combinations(privileged, size)]
-
-
-def _without_others(base: ArmEntry, subset: Sequence[str]) -> ArmEntry:
-    edits = base.edits | {"data.privileged": list(subset)}
-    return base.model_copy(update={"name": f"{base.name}@{'+'.join(subset)}", "edits": edits})
+        privileged = base.run.data.privileged
+        sizes = chosen(privileged, self.sizes, "privileged modalities")
+        return [
+            base.arm(
+                f"@{'+'.join(subset)}",
+                {"data.privileged": list(subset)},
+                f"privileged: {', '.join(subset)} alone",
+            )
+            for size in sizes
+            for subset in combinations(privileged, size)
+        ]
