@@ -87,7 +87,7 @@ def test_options_do_not_fit_a_path(table):
         ({"label_fraction": 0.0}, "greater than 0"),
         ({"label_fraction": 1.5}, "less than or equal to 1"),
         ({"folds": {"count": 1}}, "greater than or equal to 2"),
-        ({"folds": {"scheme": "random"}}, "'official', 'stratified' or 'grouped'"),
+        ({"folds": {"scheme": "random"}}, "'official', 'stratified', 'grouped' or 'leave_one_group_out'"),
         ({"colour": 1}, "Extra inputs are not permitted"),
     ],
 )

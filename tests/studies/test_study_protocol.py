@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mmdistill.pipeline.execute import failed_final
 from mmdistill.randomness import derive_seed, numpy_generator
+from mmdistill.studies.planned import PHASES, planned
+from mmdistill.studies.proposing import criterion
 from mmdistill.studies.protocol import State, StudyProtocol
-
-PHASES = ("search", "validate", "confirm", "test")
 
 
 def luck(*parts):
@@ -48,19 +48,18 @@ class World:
 
     def __init__(self, study, *, failing=0.15):
         self.study, self.failing = study, failing
-        self.decisions, self.finals, self.selection = {}, {}, None
-        self.log = []
+        self.decisions, self.finals, self.selections = {}, {}, []
+        self.log, self.drafts = [], {}
 
     def step(self, protocol):
         while True:
-            step = protocol.next_step(State(dict(self.decisions), dict(self.finals), self.selection))
+            step = protocol.next_step(State(dict(self.decisions), dict(self.finals), list(self.selections)))
             for decision in step.decisions:
                 assert decision.name not in self.decisions
                 self.decisions[decision.name] = decision.value
                 self.log.append(decision.name)
             if step.selection is not None:
-                assert self.selection is None
-                self.selection = step.selection
+                self.selections.append(step.selection)
                 self.log.append("selection")
             if not step.decisions and step.selection is None:
                 return step
@@ -79,7 +78,10 @@ class World:
             if step.is_finished:
                 assert not flying
                 return self
-            waiting = [order for order in step.orders if order.order_id not in flying]
+            waiting = list(step.agenda.ready(flying))
+            assert {order.order_id for order in waiting}.isdisjoint(flying)
+            lanes = [order for order in waiting if order.lanes]
+            self.drafts |= {order.order_id: step.agenda.draft(order.order_id) for order in lanes}
             while waiting and len(flying) < workers:
                 order = waiting.pop(dice.randrange(len(waiting)))
                 flying[order.order_id] = order
@@ -89,6 +91,11 @@ class World:
                 continue
             self.finish(flying.pop(dice.choice(sorted(flying))))
         raise AssertionError("the protocol does not come to an end")
+
+    @property
+    def selection(self):
+        (only,) = self.selections
+        return only
 
     @property
     def rows(self):
@@ -156,7 +163,7 @@ def test_a_generation_sees_all_of_those_before_it_and_nothing_else(study):
 def test_workers_their_order_and_kills_change_nothing(study, played, workers, seed, kills):
     other = World(study).play(workers=workers, dice=random.Random(seed), kills=kills)
     assert other.decisions == played.decisions
-    assert other.selection == played.selection
+    assert other.selections == played.selections
     assert set(other.finals) == set(played.finals)
 
     def told(world):
@@ -185,8 +192,9 @@ def test_stages_come_before_the_lanes_that_read_them(played, study):
     book = StudyProtocol(study, proposer).book
     done = set()
     for order in (entry for entry in played.log if not isinstance(entry, str)):
-        for lane in order.lanes:
-            assert {shared.outputs.order_id for shared in book.shared_stages(lane)} <= done
+        if order.lanes:
+            needed = book.shared_stages(played.drafts[order.order_id])
+            assert {shared.outputs.order_id for shared in needed} <= done
         if order.kind == "stages" and order.stages[0].kind == "teacher_outputs":
             teachers = {request.name for before in played.log if not isinstance(before, str)
                         for request in before.stages if before.order_id in done}  # fmt: skip
@@ -254,22 +262,23 @@ def test_an_arm_that_always_fails_is_counted_and_left_out(study):
 def test_a_run_without_a_finite_criterion_never_wins(study, played, value):
     row = next(row for row in played.rows if row.status == "complete")
     metrics = {} if value is None else {"log_loss": value}
-    protocol = StudyProtocol(study, proposer)
-    assert protocol.criterion(row) == row.metrics["log_loss"]
-    assert protocol.criterion(replace(row, metrics=metrics)) is None
-    assert protocol.criterion(replace(row, status="diverged")) is None
+    assert criterion(row, study.task) == row.metrics["log_loss"]
+    assert criterion(replace(row, metrics=metrics), study.task) is None
+    assert criterion(replace(row, status="diverged"), study.task) is None
 
 
-def test_concordance_is_ranked_the_other_way_round(study, played):
-    regression = StudyProtocol(replace(study, task="regression"), proposer)
+def test_concordance_is_ranked_the_other_way_round(played):
     row = next(row for row in played.rows if row.status == "complete")
-    assert regression.criterion(replace(row, metrics={"ccc": 0.75})) == 0.25
+    assert criterion(replace(row, metrics={"ccc": 0.75}), "regression") == 0.25
 
 
-def test_total_orders_counts_the_orders_with_lanes(study):
+def test_the_plan_counts_the_runs_and_the_orders_with_lanes(study):
     world = World(study, failing=0.0).play()
-    counted = Counter(entry.kind for entry in world.log if not isinstance(entry, str))
-    assert StudyProtocol(study, proposer).total_orders() == {phase: counted[phase] for phase in PHASES}
+    counted = Counter((o.lanes[0].arm, o.kind) for o in world.log if not isinstance(o, str) and o.lanes)
+    runs = Counter((row.arm, row.phase) for row in world.rows)
+    for name, plan in planned(study).items():
+        assert plan.orders == {phase: counted[name, phase] for phase in PHASES}
+        assert plan.runs == {phase: runs[name, phase] for phase in PHASES}
 
 
 def test_an_order_is_the_same_after_a_restart(study):

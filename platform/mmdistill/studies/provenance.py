@@ -16,6 +16,7 @@ from pathlib import Path
 import mmdistill
 from mmdistill.records.rows import StudyRow
 from mmdistill.settings import digest
+from mmdistill.studies.planned import planned
 from mmdistill.studies.study import Study
 
 SOURCE = Path(mmdistill.__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 
 def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     """Return the record of a study that begins now."""
-    file = study.file
+    file, runs = study.file, planned(study)
     arms = [
         {
             "name": arm.name,
@@ -31,6 +32,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
             "dimensions": len(arm.space),
             "digest": arm.digest,
             "note": arm.note,
+            "planned": runs[arm.name].runs,
         }
         for arm in study.arms
     ]
@@ -47,7 +49,8 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
         arms_json=json.dumps(arms),
         trials=file.search.trials,
-        pairs=file.confirm.pairs * len(study.fingerprints),
+        tuning=_tuning(study),
+        pairs=file.confirm.pairs * study.arms[0].run.data.fold_count,
         seed=file.seed,
         package_version=mmdistill.__version__,
         python=platform.python_version(),
@@ -62,6 +65,12 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         cpu_count=os.cpu_count() or 1,
         threads=1,
     )
+
+
+def _tuning(study: Study) -> str:
+    """Return where winners were searched; the weakest of the arms', since it stands for all of them."""
+    found = [arm.run.data.folds.tuning for arm in study.arms]
+    return "shared" if "shared" in found else found[0]
 
 
 def installed(package: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdistill.data.opening import open_dataset, open_fold
+from mmdistill.data.opening import DataSettings, open_dataset, open_fold, with_counted_folds
 from mmdistill.errors import ConfigError, InputError, Problem
 from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.stages import VERSIONS
@@ -13,6 +13,7 @@ from mmdistill.registry import unknown_name
 from mmdistill.settings import Dimension, digest
 from mmdistill.studies.arms import entries_of, runs_of
 from mmdistill.studies.file import ArmEntry, Contrast, StudyFile, read_study_file, sound_part
+from mmdistill.studies.search import search_problems
 from mmdistill.studies.space import narrowed_space, unused_problems
 from mmdistill.terms.base import Task
 
@@ -29,6 +30,7 @@ class Arm:
         note: which equal arms were merged into it.
         baseline: the arm without a teacher it is compared with; its own name for the study's baseline.
         frozen: the arm whose winner's settings it takes; None for one that is searched.
+        inherits: the searched paths of that arm whose values it takes.
         base: the arm it was generated from, if any.
         change: in words, how it differs from its base.
     """
@@ -40,6 +42,7 @@ class Arm:
     note: str | None = None
     baseline: str = ""
     frozen: str | None = None
+    inherits: tuple[str, ...] = ()
     base: str | None = None
     change: str | None = None
 
@@ -55,7 +58,7 @@ class Study:
     """A valid study.
 
     Attributes:
-        fingerprints: of the data of each fold.
+        prints: fingerprints of the data of each fold, by the digest of the division into folds.
     """
 
     file: StudyFile
@@ -63,7 +66,16 @@ class Study:
     task: Task
     dataset: str
     baseline: str
-    fingerprints: tuple[str, ...]
+    prints: Mapping[str, tuple[str, ...]]
+
+    def fingerprint(self, data: DataSettings, fold: int) -> str:
+        """Return what identifies the data of a fold of some arm's."""
+        return self.prints[_division(data)][fold]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return the fingerprints of every fold of every division, the first arm's division first."""
+        return tuple(one for division in self.prints.values() for one in division)
 
     @property
     def score(self) -> str:
@@ -126,6 +138,7 @@ def assemble(file: StudyFile, where: str) -> Study:
         # The spaces cannot be judged without the runs, the names of the contrasts can.
         _contrasts(file, dict(zip(names, names, strict=True)), where, problems)
         raise ConfigError(_without_repeats(problems))
+    runs = {name: _counted(run) for name, run in runs.items()}
     data = runs[names[0]].data
     card = open_dataset(data).card()
     arms = [_arm(entry, runs[entry.name], file, card.task, where, problems) for entry in entries]
@@ -134,12 +147,30 @@ def assemble(file: StudyFile, where: str) -> Study:
     baseline = _baseline(arms, found, where, problems)
     contrasts = _contrasts(file, found, where, problems)
     problems += _worker_problems(file, kept, where)
+    searched = [arm for arm in kept if not arm.frozen]
+    epochs = {arm.name: arm.run.epochs for arm in searched}
+    problems += search_problems(file, epochs, {arm.name: arm.space for arm in searched}, where)
     if problems:
         raise ConfigError(_without_repeats(problems))
     reference = None if file.reference is None else found[file.reference]
     file = file.model_copy(update={"contrasts": contrasts, "reference": reference})
-    prints = tuple(open_fold(data, fold).fingerprint for fold in range(data.fold_count))
-    return Study(file, tuple(kept), card.task, card.name, baseline, prints)
+    return Study(file, tuple(kept), card.task, card.name, baseline, _fingerprints(kept))
+
+
+def _counted(run: RunSettings) -> RunSettings:
+    return run.model_copy(update={"data": with_counted_folds(run.data)})
+
+
+def _division(data: DataSettings) -> str:
+    return digest([*data.folds.identity, data.folds.tuning])
+
+
+def _fingerprints(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
+    prints: dict[str, tuple[str, ...]] = {}
+    for data in (arm.run.data for arm in arms):
+        if _division(data) not in prints:
+            prints[_division(data)] = tuple(open_fold(data, f).fingerprint for f in data.folds.opened_folds)
+    return prints
 
 
 def _arm(
