@@ -191,6 +191,17 @@ def test_a_constant_column_becomes_zero(table, constant):
     assert fold.train.inputs["b"][:, 1].std() == pytest.approx(1)
 
 
+def test_the_fold_kept_for_tuning_has_no_test_rows():
+    folds = {"scheme": "stratified", "count": 3, "tuning": "fixed_holdout"}
+    data = DataSettings(dataset="planted", student=["face"], folds=folds)
+    tuning = open_fold(data, 3)
+    assert tuning.test is None
+    tested = {row for fold in range(3) for row in open_fold(data, fold, with_test=True).test.rows}
+    assert tested.isdisjoint({*tuning.train.rows, *tuning.validation.rows})
+    with pytest.raises(ConfigError, match="`fold` must be in 0 to 2 with its test rows, but is 3"):
+        open_fold(data, 3, with_test=True)
+
+
 def test_folds_and_data_have_fingerprints_of_their_own():
     settings = planted(folds={"scheme": "stratified"})
     others = [

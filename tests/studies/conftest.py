@@ -46,7 +46,7 @@ pairs = 2
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """Return the text of a small sound study: three arms, three trials, two pairs."""
     return TINY

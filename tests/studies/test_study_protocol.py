@@ -1,6 +1,7 @@
 """The protocol against made-up results: no training, no files."""
 
 import random
+import tomllib
 from collections import Counter
 from dataclasses import replace
 
@@ -8,11 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmdistill.cluster.proposals import propose
+from mmdistill.data.folds import FoldSettings
 from mmdistill.pipeline.execute import failed_final
 from mmdistill.randomness import derive_seed, numpy_generator
+from mmdistill.settings import Range, merged
+from mmdistill.studies.file import StudyFile
 from mmdistill.studies.planned import PHASES, planned
-from mmdistill.studies.proposing import criterion
+from mmdistill.studies.proposing import columns_of, criterion
 from mmdistill.studies.protocol import State, StudyProtocol
+from mmdistill.studies.study import assemble
 
 
 def luck(*parts):
@@ -49,7 +55,18 @@ class World:
     def __init__(self, study, *, failing=0.15):
         self.study, self.failing = study, failing
         self.decisions, self.finals, self.selections = {}, {}, []
-        self.log, self.drafts = [], {}
+        self.log, self.drafts, self.revisions = [], {}, {}
+
+    def protocol(self):
+        return StudyProtocol(self.study, proposer, self.revisions)
+
+    def take(self, protocol):
+        """Execute the most urgent order."""
+        step = self.step(protocol)
+        order = step.orders[0]
+        if order.lanes:
+            self.drafts[order.order_id] = step.agenda.draft(order.order_id)
+        self.finish(order)
 
     def step(self, protocol):
         while True:
@@ -72,7 +89,7 @@ class World:
     def play(self, *, workers=1, dice=None, kills=0.0):
         """Execute until the study is finished: some orders in flight, ending in any order, some killed."""
         dice = dice or random.Random(0)
-        protocol, flying = StudyProtocol(self.study, proposer), {}
+        protocol, flying = self.protocol(), {}
         for _ in range(10_000):
             step = self.step(protocol)
             if step.is_finished:
@@ -87,7 +104,7 @@ class World:
                 flying[order.order_id] = order
             assert flying, "nothing is running and nothing is ready"
             if dice.random() < kills:
-                protocol, flying = StudyProtocol(self.study, proposer), {}
+                protocol, flying = self.protocol(), {}
                 continue
             self.finish(flying.pop(dice.choice(sorted(flying))))
         raise AssertionError("the protocol does not come to an end")
@@ -102,17 +119,21 @@ class World:
         return [row for final in self.finals.values() for row in final.trials]
 
 
-@pytest.fixture
-def study(put_together, tiny):
-    text = (
-        tiny.replace("trials = 3", "trials = 7")
-        .replace("top = 1", "top = 3")
-        .replace("pairs = 2", "pairs = 5")
-    )
-    return put_together(text, "search.startup=3", "search.generation=2", "resources.lanes=4")
+def told(world):
+    return {row.trial_id: (row.parameters, row.metrics, row.status) for row in world.rows}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def study(tiny):
+    changes = {
+        "search": {"trials": 7, "startup": 3, "generation": 2, "top": 3},
+        "confirm": {"pairs": 5},
+        "resources": {"lanes": 4},
+    }
+    return assemble(StudyFile.model_validate(merged(tomllib.loads(tiny), changes)), "s.toml")
+
+
+@pytest.fixture(scope="module")
 def played(study):
     return World(study).play()
 
@@ -158,16 +179,13 @@ def test_a_generation_sees_all_of_those_before_it_and_nothing_else(study):
     assert len(seen) == 9  # 3 arms x 3 generations, each with a seed of its own
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workers=st.integers(1, 7), seed=st.integers(0, 10**6), kills=st.sampled_from([0.0, 0.1, 0.4]))
 def test_workers_their_order_and_kills_change_nothing(study, played, workers, seed, kills):
     other = World(study).play(workers=workers, dice=random.Random(seed), kills=kills)
     assert other.decisions == played.decisions
     assert other.selections == played.selections
     assert set(other.finals) == set(played.finals)
-
-    def told(world):
-        return {row.trial_id: (row.parameters, row.metrics, row.status) for row in world.rows}
 
     assert told(other) == told(played)
 
@@ -295,3 +313,292 @@ def test_folds_are_searched_each_on_its_own(put_together, tiny):
     assert {(w["arm"], w["fold"]) for w in world.selection["winners"]} == set(counts)
     first, second = ({row.pair_id for row in world.rows if row.fold == fold} for fold in range(2))
     assert first.isdisjoint(second)
+
+
+# Folds and where winners are searched.
+
+
+def folded(put_together, text, tuning, **more):
+    edits = {"scheme": "stratified", "count": 2, "tuning": tuning} | more
+    return put_together(text, *(f"run.data.folds.{key}={value}" for key, value in edits.items()))
+
+
+@pytest.mark.parametrize(("tuning", "searched"), [("shared", 0), ("fixed_holdout", 2)])
+def test_one_search_may_serve_every_fold(put_together, tiny, tuning, searched):
+    study = folded(put_together, tiny, tuning)
+    world = World(study, failing=0.0).play()
+    folds = Counter((row.phase, row.fold) for row in world.rows)
+    assert {fold for phase, fold in folds if phase in {"search", "validate"}} == {searched}
+    assert {fold for phase, fold in folds if phase in {"confirm", "test"}} == {0, 1}
+    assert [winner["fold"] for winner in world.selection["winners"]] == [searched] * 3
+    counts = Counter((row.arm, row.phase) for row in world.rows)
+    for name, plan in planned(study).items():
+        assert plan.runs == {phase: counts[name, phase] for phase in PHASES}
+
+
+class OneForAll(dict):
+    """Prints of one division, whichever is asked for."""
+
+    def __missing__(self, key):
+        return ("first", "second")
+
+
+def test_arms_with_folds_of_their_own_are_paired_among_themselves(study):
+    first = study.arms[0]
+    folds = FoldSettings(scheme="stratified", count=2)
+    data = first.run.data.model_copy(update={"folds": folds})
+    moved = replace(first, name="other", run=first.run.model_copy(update={"data": data}))
+    world = World(replace(study, arms=(*study.arms, moved), prints=OneForAll())).play()
+    pairs = {(row.arm == "other", row.pair_id.split("~")[1]) for row in world.rows}
+    assert pairs == {(False, "fold0"), (True, "stratified-2-0")}
+    assert {row.fold for row in world.rows if row.arm == "other"} == {0, 1}
+
+
+# Frozen arms.
+
+
+@pytest.fixture
+def with_frozen(study):
+    source = study.arms[1]
+    paths = tuple(sorted(source.space))[:2]
+    frozen = replace(study.arms[2], name="frozen", space={}, frozen=source.name, inherits=paths)
+    return replace(study, arms=(frozen, *study.arms)), source.name, paths
+
+
+def test_a_frozen_arm_takes_over_a_winner_and_is_confirmed_like_any_other(with_frozen):
+    study, source, paths = with_frozen
+    world = World(study, failing=0.0).play()
+    winners = {winner["arm"]: winner for winner in world.selection["winners"]}
+    taken = {path: winners[source]["parameters"][path] for path in paths}
+    assert winners["frozen"] == {
+        "arm": "frozen",
+        "fold": 0,
+        "frozen": source,
+        "number": winners[source]["number"],
+        "parameters": taken,
+    }
+    rows = [row for row in world.rows if row.arm == "frozen"]
+    assert Counter(row.phase for row in rows) == {"confirm": 5, "test": 5}
+    assert all(dict(row.parameters) == taken for row in rows)
+    assert planned(study)["frozen"].runs == {"search": 0, "validate": 0, "confirm": 5, "test": 5}
+    assert not any(name.startswith("frozen~") for name in world.decisions)
+
+
+def test_a_frozen_arm_without_a_winner_to_take_has_none_either(with_frozen):
+    world = World(with_frozen[0], failing=1.0).play()
+    assert {winner["number"] for winner in world.selection["winners"]} == {None}
+
+
+# Races.
+
+
+def raced(order):
+    """Return made-up rows of a race: every other run of a search is stopped after two epochs."""
+    final = result(order, failing=0.0)
+    if order.race is None:
+        return final
+    trials = [
+        replace(row, status="pruned", stopped_epoch=2) if place % 2 else row
+        for place, row in enumerate(final.trials)
+    ]
+    return replace(final, trials=trials)
+
+
+def test_only_a_search_races_and_its_losers_are_no_finalists(put_together, tiny):
+    race = ["search.racing.kind=halving", "search.racing.first=1", "search.generation=2", "search.startup=4"]
+    study = put_together(tiny.replace("trials = 3", "trials = 8").replace("top = 1", "top = 5"), *race)
+    seen = []
+
+    def watching(request):
+        seen.append(request)
+        return proposer(request)
+
+    world, protocol = World(study), StudyProtocol(study, watching)
+    while not (step := world.step(protocol)).is_finished:
+        for order in step.orders:
+            assert (order.race is None) is (order.kind != "search")
+            world.finals[order.order_id] = raced(order)
+    search = [row for row in world.rows if row.phase == "search"]
+    stopped = {(row.arm, row.number) for row in search if row.status == "pruned"}
+    assert len(stopped) == len(search) / 2
+    again = {(row.arm, row.number) for row in world.rows if row.phase == "validate"}
+    assert stopped.isdisjoint(again)
+    assert len(again) == 3 * 4  # every run that was not stopped, fewer than `top`
+    request = max((r for r in seen if len(r.space) > 3), key=lambda request: request.first)
+    values = {trial.number: (trial.value, trial.stopped) for trial in request.past}
+    assert len(values) == 6
+    told_of = [{row.number: row for row in search if row.arm == arm} for arm in ("hinton", "several")]
+    expected = [
+        {
+            n: (None, (2, rows[n].metrics["log_loss"]))
+            if rows[n].status == "pruned"
+            else (rows[n].metrics["log_loss"], None)
+            for n in values
+        }
+        for rows in told_of
+    ]
+    assert values in expected
+
+
+# Revisions.
+
+
+def extended(study, *, arms=(), pairs=None):
+    """Return a study with more arms or pairs, and with which revision each arm came."""
+    confirm = study.file.confirm.model_copy(update={"pairs": pairs or study.file.confirm.pairs})
+    file = study.file.model_copy(update={"confirm": confirm})
+    revisions = {arm.name: 1 for arm in study.arms} | {arm.name: 2 for arm in arms}
+    return replace(study, file=file, arms=(*study.arms, *arms)), revisions
+
+
+def added(study):
+    return replace(study.arms[1], name="added")
+
+
+def go_on(world, study, revisions, **more):
+    world.study, world.revisions = study, revisions
+    return world.play(**more)
+
+
+@pytest.mark.parametrize("what", ["arm", "pairs", "both"])
+@pytest.mark.parametrize("kills", [0.0, 0.3])
+def test_an_extension_computes_the_difference_and_leaves_the_rest(study, what, kills):
+    world = World(study, failing=0.0).play()
+    before, first = dict(world.finals), world.selection
+    arms = () if what == "pairs" else (added(study),)
+    later, revisions = extended(study, arms=arms, pairs=None if what == "arm" else 7)
+    go_on(world, later, revisions, workers=3, kills=kills, dice=random.Random(7))
+    assert world.selections[0] == first
+    assert len(world.selections) == 2
+    assert [w for w in world.selections[1]["winners"] if w["arm"] != "added"] == first["winners"]
+    assert all(world.finals[name] is final for name, final in before.items())
+    new = [row for name, final in world.finals.items() if name not in before for row in final.trials]
+    old_arms = Counter(row.phase for row in new if row.arm != "added")
+    assert old_arms == ({} if what == "arm" else {"confirm": 3 * 2, "test": 3 * 2})
+    pairs = 5 if what == "arm" else 7
+    for phase in ("confirm", "test"):
+        counts = Counter(row.arm for row in world.rows if row.phase == phase)
+        assert counts == {arm.name: pairs for arm in later.arms}
+    for row in world.rows:
+        if row.phase == "test":
+            second = row.arm == "added" or row.seed_index >= 5
+            assert world.drafts[row.order_id].opening == (2 if second else 1)
+    blocks = [5] if what == "arm" else [5, 2]
+    orders = Counter((o.lanes[0].arm, o.kind) for o in world.log if not isinstance(o, str) and o.lanes)
+    for name, plan in planned(later, blocks).items():
+        assert plan.orders == {phase: orders[name, phase] for phase in PHASES}
+
+
+def test_an_extended_study_has_the_numbers_of_one_begun_at_once(study):
+    later, revisions = extended(study, arms=(added(study),), pairs=7)
+    world = go_on(World(study).play(), later, revisions)
+    assert told(world) == told(World(later).play())
+
+
+@pytest.mark.parametrize("ended", [3, 12, 20, 26])
+def test_a_study_extended_in_the_middle_ends_the_same(study, ended):
+    later, revisions = extended(study, arms=(added(study),), pairs=7)
+    world, protocol = World(study), StudyProtocol(study, proposer)
+    for _ in range(ended):
+        world.take(protocol)
+    assert told(go_on(world, later, revisions)) == told(World(later).play())
+
+
+def test_only_what_is_new_has_coordinates_of_its_own(study):
+    space = dict(study.arms[1].space) | {"new": Range(low=0.0, high=1.0)}
+    later, revisions = extended(study, arms=(replace(added(study), space=space),))
+    before = columns_of(study.arms, {}, 1)
+    assert columns_of(later.arms, revisions, 1) == before
+    assert columns_of(later.arms, revisions, 2) == (*before, ("new",))
+
+
+# Whose turn it is.
+
+
+def test_a_new_protocol_gives_the_same_step_as_one_that_saw_it_all(study):
+    world, protocol = World(study), StudyProtocol(study, proposer)
+    for _ in range(200):
+        step = world.step(protocol)
+        fresh = world.step(StudyProtocol(study, proposer))
+        assert step.is_finished == fresh.is_finished
+        assert [order.order_id for order in step.orders] == [order.order_id for order in fresh.orders]
+        if step.is_finished:
+            return
+        world.finish(step.orders[len(world.log) % len(step.orders)])
+    raise AssertionError("the protocol does not come to an end")
+
+
+def test_the_protocol_told_what_ended_needs_to_look_at_nothing_else(study, played):
+    world, protocol, ended = World(study), StudyProtocol(study, proposer), None
+    while True:
+        step = protocol.next_step(State(world.decisions, world.finals, world.selections), ended)
+        ended = set()
+        world.decisions |= {decision.name: decision.value for decision in step.decisions}
+        world.selections += [step.selection] if step.selection else []
+        if step.is_finished:
+            break
+        if step.agenda is not None:
+            order = step.orders[0]
+            world.finish(order)
+            ended = {order.order_id}
+    assert told(world) == told(played)
+
+
+def test_stages_that_most_wait_for_come_first_and_then_arms_take_turns(put_together, tiny):
+    study = put_together(tiny.replace("trials = 3", "trials = 8"), "search.startup=8", "resources.lanes=1")
+    world, protocol = World(study), StudyProtocol(study, proposer)
+    orders = world.step(protocol).orders
+    # Both sets of teachers have the joint one.
+    assert [order.kind for order in orders[:3]] == ["stages"] * 3
+    assert orders[0].title == "teacher joint for search"
+    while orders[0].kind == "stages":
+        world.finish(orders[0])
+        orders = world.step(protocol).orders
+    names = [arm.name for arm in study.arms]
+    turns = [order.lanes[0].arm for order in orders]
+    assert all(sorted(turns[n : n + 3]) == sorted(names) for n in range(0, 24, 3))
+    flying = [order.order_id for order in orders if order.lanes[0].arm == "student_only"][:2]
+    next_four = list(world.step(protocol).agenda.ready(flying))[:4]
+    assert Counter(order.lanes[0].arm for order in next_four) == {"hinton": 2, "several": 2}
+
+
+def test_orders_that_need_a_stage_in_flight_wait_for_it(study):
+    world, protocol, flying = World(study), StudyProtocol(study, proposer), {}
+    agenda = world.step(protocol).agenda
+    while (order := next(agenda.ready(flying), None)) is not None:
+        flying[order.order_id] = order
+    teachers = {order.stages[0].name: order for order in flying.values() if order.kind == "stages"}
+    assert sorted(teachers) == ["audio", "decoy", "joint"]
+    # Neither the outputs of these teachers nor what reads them can start.
+    assert len(flying) == 3 + 1
+    assert {order.lanes[0].arm for order in flying.values() if order.lanes} == {"student_only"}
+    world.finish(flying.pop(teachers["joint"].order_id))
+    (after,) = world.step(protocol).agenda.ready(flying)
+    assert (after.stages[0].kind, after.stages[0].name) == ("teacher_outputs", "joint")
+
+
+def test_an_order_given_up_while_it_waited_is_no_more(study):
+    world, protocol = World(study), StudyProtocol(study, proposer)
+    agenda = world.step(protocol).agenda
+    waiting = next(name for name in agenda.ids() if name.startswith("search-"))
+    world.finish(protocol.book.order(agenda.draft(waiting)))
+    assert waiting not in world.step(protocol).agenda.ids()
+
+
+def test_equal_proposals_have_one_place_among_the_finalists(put_together, tiny):
+    text = tiny.replace("trials = 3", "trials = 6").replace("top = 1", "top = 3")
+    rate = "search.space.optimiser.learning_rate={low=0.001, high=0.01, log=true, steps=2}"
+    fixed = [f"search.space.{path}=false" for path in (
+        "optimiser.weight_decay",
+        "optimiser.label_smoothing",
+        "terms.softened_logits.weight",
+        "terms.softened_logits.temperature",
+    )]  # fmt: skip
+    study = put_together(text, "search.startup=6", "search.sampler=grid", rate, *fixed)
+    world, protocol = World(study, failing=0.0), StudyProtocol(study, propose)
+    while not (step := world.step(protocol)).is_finished:
+        world.finish(step.orders[0])
+    for arm in study.arms:
+        found = [r.parameters for r in world.rows if (r.arm, r.phase) == (arm.name, "validate")]
+        assert len(found) == 2 * 2
+        assert {p["optimiser.learning_rate"] for p in found} == {0.001, 0.01}

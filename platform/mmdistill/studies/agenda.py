@@ -31,6 +31,8 @@ class Agenda:
         self._free_stages: dict[str, None] = {}
         self._free: dict[str, list[_Key]] = {}
         self._done: Counter[str] = Counter()
+        # Putting an order together is what costs.
+        self._built: dict[str, Order] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -68,6 +70,7 @@ class Agenda:
     def end(self, order_id: str) -> None:
         """Take an order away that has a result now, and free what waited for it."""
         draft = self._drafts.pop(order_id, None)
+        self._built.pop(order_id, None)
         if draft is not None:
             self._done[draft.arm] += len(draft.slots)
             self._bind(draft)
@@ -75,8 +78,6 @@ class Agenda:
             self._free_stages.pop(order_id, None)
         else:
             return
-        # A stage may get its result while it waits: another study that shares the folder is no concern here,
-        # but one that was given up is.
         self._missing.pop(order_id, None)
         for waiting in self._waiting.pop(order_id, ()):
             self._missing[waiting].discard(order_id)
@@ -112,8 +113,13 @@ class Agenda:
             key = next(queues[arm], None)
             if key is not None:
                 draft = self._drafts[key[2]]
-                yield self._book.order(draft)
+                yield self._order(draft)
                 heapq.heappush(heap, (done + len(draft.slots), arm))
+
+    def _order(self, draft: Draft) -> Order:
+        if draft.order_id not in self._built:
+            self._built[draft.order_id] = self._book.order(draft)
+        return self._built[draft.order_id]
 
     def _dependants(self, order_id: str) -> int:
         """Return how many orders wait for a stage, or for the stages that wait for it."""
