@@ -9,6 +9,7 @@ from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.proposals import propose
 from mmdistill.data import opening
 from mmdistill.data.datasets.planted import Planted
+from mmdistill.data.folds import FoldSettings, parts_of
 from mmdistill.models.network import Network
 from mmdistill.pipeline import fold
 from mmdistill.pipeline.cache import StageCache
@@ -42,28 +43,32 @@ TINY = {
 }
 
 
-@pytest.fixture
 def forget():
-    """Forget opened data before and after: marked rows are for these tests only."""
-    for _ in range(2):
-        opening._loaded.cache_clear()
-        fold.opened.cache_clear()
-        if _ == 0:
-            yield
+    """Forget opened data: marked rows are for these tests only."""
+    opening._loaded.cache_clear()
+    fold.opened.cache_clear()
+
+
+@pytest.fixture(params=[{}, {"scheme": "stratified", "count": 3, "tuning": "fixed_holdout"}])
+def folds(request):
+    return FoldSettings(**request.param)
 
 
 @pytest.fixture
-def marked(monkeypatch, forget):
-    """Mark every test row of the planted data; what is read without test rows has none to mark."""
+def marked(monkeypatch, folds):
+    """Mark every row that some fold tests."""
     honest = Planted.samples
 
     def samples(self, **asked):
         found = honest(self, **asked)
-        is_test_N = found.split == "test"
+        is_test_N = parts_of(found, folds, folds.count) == "" if folds.has_holdout else found.split == "test"
         inputs = {name: np.where(is_test_N[:, None], np.float32(MARK), x) for name, x in found.inputs.items()}
         return dataclasses.replace(found, inputs=inputs)
 
+    forget()
     monkeypatch.setattr(Planted, "samples", samples)
+    yield
+    forget()
 
 
 @pytest.fixture
@@ -81,17 +86,16 @@ def watched(monkeypatch, marked):
     return seen, folders
 
 
-@pytest.mark.parametrize("folds", [{}, {"scheme": "stratified", "count": 3, "tuning": "fixed_holdout"}])
 def test_no_test_row_is_seen_before_the_selection(watched, tmp_path, folds):
     seen, folders = watched
-    study = assemble(
-        StudyFile.model_validate(merged(TINY, {"run": {"data": {"folds": folds}}})), "canary.toml"
-    )
+    tree = merged(TINY, {"run": {"data": {"folds": folds.as_json()}}})
+    study = assemble(StudyFile.model_validate(tree), "canary.toml")
     folders.append(StudyFolder.create(tmp_path, study_row(study, ["x"]), "", study.resolved()))
     run_inline(Session(study, folders[0], propose), StageCache(tmp_path / "cache"))
     before = [rows for rows, is_selected in seen if not is_selected]
     assert len(before) > 10
-    if not folds:
-        assert not any(before)
+    assert not any(before)
+    if not folds.has_holdout:
+        # The mark shows where test rows are read; where all of a part is marked, scaling takes it away.
         assert any(rows for rows, is_selected in seen if is_selected)
     assert all(opening.selection == "1.json" for opening in folders[0].openings())

@@ -9,9 +9,9 @@ from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
+from mmdistill.records.rows import TrialRow
 from mmdistill.records.store import file_names
 from mmdistill.records.study import StudyFolder
-from mmdistill.records.tables import scientific, tables
 from mmdistill.settings import merged
 from mmdistill.studies.file import StudyFile
 from mmdistill.studies.provenance import study_row
@@ -65,9 +65,15 @@ def finish(session):
 
 
 def results(root):
-    """Return what every run gave, without what names the order that computed it."""
-    table = scientific(tables(StudyFolder.open(root))["trials"]).drop_columns(["order_id"])
-    return {row["trial_id"]: row for row in table.to_pylist()}
+    """Return what every run gave, without what names the order that computed it and what it took."""
+    rows = [row for final in StudyFolder.open(root).finals() for row in final.trials]
+    varying = {"order_id", "metrics", *TrialRow.varying}
+    kept = [field.name for field in dataclasses.fields(TrialRow) if field.name not in varying]
+    return {
+        row.trial_id: {name: getattr(row, name) for name in kept}
+        | {"metrics": {name: value for name, value in row.metrics.items() if "latency" not in name}}
+        for row in rows
+    }
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +129,14 @@ def test_nothing_is_left_after_an_extension(twice):
     assert session.blocks == [2, 2]
 
 
-def test_a_test_order_is_refused_until_its_look_is_in_the_ledger(twice, tmp_path):
-    done = begun(twice[0], [*ARMS, ADDED], 4, {"pkdot": 2})
-    selections = done.folder.selections()
-    book = done.protocol.book
-    session = begun(tmp_path, ARMS, 2)
-    winner = next(w for w in selections[0]["winners"] if w["arm"] == "hinton")
-    protocol = begun(tmp_path, ARMS, 2).protocol
-    (draft,) = protocol._repetitions(cell_of(session, "hinton"), winner, range(2), "test", 1)
-    order = book.order(draft)
+def test_a_test_order_is_refused_until_its_look_is_in_the_ledger(tmp_path):
+    session = begun(tmp_path / "study", ARMS, 2)
     cache = StageCache(tmp_path / "cache")
-    assert run_order(order, session.folder, cache, LocalRuntime()) == "failed"
-    (attempt,) = session.folder.attempts()
+    while not (orders := session.ready((), most=1)) or orders[0].kind != "test":
+        session.ended(orders[0], run_order(orders[0], session.folder, cache, LocalRuntime()))
+    (tmp_path / "study" / "openings").rename(tmp_path / "elsewhere")
+    folder = StudyFolder.open(tmp_path / "study")
+    assert run_order(orders[0], folder, cache, LocalRuntime()) == "failed"
+    (attempt,) = (a for a in folder.attempts() if a.order_id == orders[0].order_id)
     assert "its look at the test rows is not in the ledger of openings" in attempt.error
-    assert not session.folder.has_final(order.order_id)
-
-
-def cell_of(session, name):
-    return next(cell for cell in session.protocol._chosen() if cell.arm.name == name)
+    assert not folder.has_final(orders[0].order_id)
