@@ -68,12 +68,13 @@ def digest(value: object) -> str:
 
 
 class Range(Settings):
-    """An interval to search, ends included."""
+    """An interval to search, ends included; a grid divides it into ``steps`` values."""
 
     low: float
     high: float
     log: bool = False
     integer: bool = False
+    steps: Annotated[int, Field(ge=2, le=1000)] | None = None
 
     @model_validator(mode="after")
     def _is_an_interval(self) -> Self:
@@ -95,6 +96,25 @@ class Range(Settings):
             value = low + unit * (high - low)
         value = min(max(value, low), high)
         return min(int(value), int(self.high)) if self.integer else value
+
+    def position(self, value: float) -> float:
+        """Return where in [0, 1] a value lies; :meth:`at` gives the value back, up to rounding."""
+        low, high = self.low, self.high + (1 if self.integer else 0)
+        value += 0.5 if self.integer else 0.0
+        if self.log:
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
+    def grid(self) -> list[float | int]:
+        """Return ``steps`` values from end to end, evenly apart (in the logarithm); whole ones only once."""
+        steps = self.steps or 2
+        shares = [step / (steps - 1) for step in range(steps)]
+        if self.log:
+            values = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            values = [self.low + share * (self.high - self.low) for share in shares]
+        values = [min(max(value, self.low), self.high) for value in values]
+        return sorted({round(value) for value in values}) if self.integer else list(values)
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,10 @@ class Choice(Settings):
     def at(self, unit: float) -> Any:
         """Return the alternative at a position in [0, 1)."""
         return self.choice[min(int(unit * len(self.choice)), len(self.choice) - 1)]
+
+    def grid(self) -> list[Any]:
+        """Return every alternative."""
+        return list(self.choice)
 
 
 Dimension = Range | Choice

@@ -43,7 +43,7 @@ def test_a_resumed_study_starts_from_what_is_on_record(session, finished):
     resumed = Session(study, StudyFolder.open(finished), propose)
     tally = Tally(resumed)
     assert tally.orders == tally.total == 8
-    assert all(tally.runs[arm, phase] == n for arm in tally.arms for phase, n in tally.expected.items())
+    assert all(tally.runs[arm, phase] == n for arm in tally.arms for phase, n in tally.expected[arm].items())
 
 
 def test_a_closed_pipe_does_not_end_the_study(session, monkeypatch):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mmdistill.data.card import Card, Modality
 from mmdistill.data.folds import (
     FoldSettings,
     _dealt_groups,
+    counted,
     fold_problems,
     held_out_folds,
     labelled_mask,
@@ -112,6 +114,115 @@ def test_as_many_folds_as_groups_leave_one_group_out():
     tested = [set(groups[parts_of(samples, folds, fold) == "test"]) for fold in range(6)]
     assert sorted(map(sorted, tested)) == [[i] for i in range(6)]
     assert fold_problems(samples, folds, "x") == []
+
+
+DIVISIONS = st.builds(
+    FoldSettings,
+    scheme=st.sampled_from(["stratified", "grouped", "leave_one_group_out"]),
+    count=st.integers(2, 5),
+    seed=st.integers(0, 99),
+    tuning=st.sampled_from(["nested", "fixed_holdout", "shared"]),
+    holdout=st.integers(2, 5),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(folds=DIVISIONS, data=st.data(), seed=st.integers(0, 2**32))
+def test_a_division_keeps_its_promises(folds, data, seed):
+    generator = np.random.default_rng(seed)
+    rows_per_group = 1 if folds.scheme == "stratified" else 4
+    groups = np.repeat(np.arange(data.draw(st.integers(12, 30))), rows_per_group)
+    labels = generator.integers(2, size=len(groups))
+    labels[generator.random(len(groups)) < 0.1] = -1
+    samples = grown(labels, groups, classes=2)
+    if folds.scheme == "leave_one_group_out":
+        unset = folds.model_dump(exclude={"count"})
+        folds = counted(samples, FoldSettings(**unset))
+    if fold_problems(samples, folds, "x"):
+        return
+    known = labels != -1
+    parts = {fold: parts_of(samples, folds, fold) for fold in folds.opened_folds}
+    outer = [parts[fold] for fold in range(folds.fold_count)]
+    kept = known & ~np.any([part == "test" for part in outer], axis=0)
+    for part in parts.values():
+        # No group in two parts.
+        for name in np.unique(groups):
+            assert len(set(part[(groups == name) & (part != "")])) <= 1
+    # Every row that is not kept for tuning is tested exactly once.
+    assert (np.sum([part == "test" for part in outer], axis=0)[known & ~kept] == 1).all()
+    assert kept.any() == folds.has_holdout
+    if folds.has_holdout:
+        tuning = parts[folds.count]
+        tested = np.any([part == "test" for part in outer], axis=0)
+        assert set(tuning[tested]) == {""}
+        assert set(tuning[kept]) == {"train", "val"}
+        assert all(set(part[kept]) == {"val"} for part in outer)
+    if folds.scheme == "leave_one_group_out":
+        assert all(len(set(groups[part == "test"])) == 1 for part in outer)
+        assert folds.count == len(set(groups[known & ~kept]))
+
+
+def test_where_a_winner_was_searched_depends_on_the_tuning():
+    def tuned(tuning):
+        folds = FoldSettings(scheme="grouped", count=3, tuning=tuning)
+        return [folds.tuned_in(fold) for fold in range(3)], folds.search_folds, folds.opened_folds
+
+    assert tuned("nested") == ([0, 1, 2], (0, 1, 2), range(3))
+    assert tuned("fixed_holdout") == ([3, 3, 3], (3,), range(4))
+    assert tuned("shared") == ([0, 0, 0], (0,), range(3))
+    assert FoldSettings(scheme="grouped").identity == FoldSettings(scheme="grouped", tuning="shared").identity
+    kept = FoldSettings(scheme="grouped", tuning="fixed_holdout").identity
+    assert kept == ["grouped", 5, 0, "holdout", 5]
+
+
+@pytest.mark.parametrize("tuning", ["fixed_holdout", "shared"])
+def test_the_official_split_is_tuned_in_itself(tuning):
+    with pytest.raises(ValidationError, match=f"`tuning` = '{tuning}' needs folds, but the official split"):
+        FoldSettings(tuning=tuning)
+
+
+def test_only_groups_make_more_than_fifty_folds():
+    with pytest.raises(ValidationError, match=r"`count` must be at most 50 \(got 51\)"):
+        FoldSettings(scheme="grouped", count=51)
+    samples = grown(np.arange(180) % 3, np.arange(180) // 3)
+    assert counted(samples, FoldSettings(scheme="leave_one_group_out")).count == 60
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "found"),
+    [
+        (
+            6,
+            {"count": 4},
+            "x.count: leaving one group out makes a fold of each of the 6 groups (got 4)",
+        ),
+        (
+            2,
+            {"count": 2},
+            "x.scheme: leaving one group out needs at least 3 groups, but there are 2",
+        ),
+        (
+            6,
+            {"scheme": "grouped", "count": 6, "tuning": "fixed_holdout", "holdout": 3},
+            "x.count: 6 grouped folds need at least 6 groups beside those kept for tuning, but there are 4",
+        ),
+        (
+            6,
+            {"scheme": "grouped", "count": 2, "tuning": "fixed_holdout", "holdout": 6},
+            "x.holdout: the fold kept for tuning has no row in its train part; use other folds (`holdout`",
+        ),
+    ],
+)
+def test_says_why_groups_cannot_be_left_out_or_kept(groups, changes, found):
+    samples = grown(np.arange(groups * 9) % 3, np.arange(groups * 9) // 9)
+    folds = FoldSettings(**{"scheme": "leave_one_group_out"} | changes)
+    assert found in texts(fold_problems(samples, folds, "x"))
+
+
+def test_says_that_too_few_rows_of_a_class_are_left_beside_the_holdout():
+    folds = FoldSettings(scheme="stratified", count=5, tuning="fixed_holdout")
+    found = texts(fold_problems(grown([0] * 20 + [1] * 20 + [2] * 5), folds, "x"))
+    assert "of a class beside those kept for tuning, but class 2 has 4; use fewer folds" in found
 
 
 def test_the_seed_and_nothing_else_decides():

@@ -87,7 +87,7 @@ def test_options_do_not_fit_a_path(table):
         ({"label_fraction": 0.0}, "greater than 0"),
         ({"label_fraction": 1.5}, "less than or equal to 1"),
         ({"folds": {"count": 1}}, "greater than or equal to 2"),
-        ({"folds": {"scheme": "random"}}, "'official', 'stratified' or 'grouped'"),
+        ({"folds": {"scheme": "random"}}, "'official', 'stratified', 'grouped' or 'leave_one_group_out'"),
         ({"colour": 1}, "Extra inputs are not permitted"),
     ],
 )
@@ -189,6 +189,17 @@ def test_a_constant_column_becomes_zero(table, constant):
     fold = open_fold(DataSettings(dataset=str(path), student=("b",)), 0)
     np.testing.assert_allclose(fold.train.inputs["b"][:, 0], 0, atol=1e-6)
     assert fold.train.inputs["b"][:, 1].std() == pytest.approx(1)
+
+
+def test_the_fold_kept_for_tuning_has_no_test_rows():
+    folds = {"scheme": "stratified", "count": 3, "tuning": "fixed_holdout"}
+    data = DataSettings(dataset="planted", student=["face"], folds=folds)
+    tuning = open_fold(data, 3)
+    assert tuning.test is None
+    tested = {row for fold in range(3) for row in open_fold(data, fold, with_test=True).test.rows}
+    assert tested.isdisjoint({*tuning.train.rows, *tuning.validation.rows})
+    with pytest.raises(ConfigError, match="`fold` must be in 0 to 2 with its test rows, but is 3"):
+        open_fold(data, 3, with_test=True)
 
 
 def test_folds_and_data_have_fingerprints_of_their_own():

@@ -67,8 +67,8 @@ class Folder:
     def __init__(self, finals=()):
         self.finals, self.ends, self.began = dict.fromkeys(finals), [], []
 
-    def final_ids(self):
-        return set(self.finals)
+    def has_final(self, order_id):
+        return order_id in self.finals
 
     def begin_attempt(self, order_id):
         self.began.append(order_id)

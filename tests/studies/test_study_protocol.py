@@ -8,106 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmdistill.pipeline.execute import failed_final
-from mmdistill.randomness import derive_seed, numpy_generator
-from mmdistill.studies.protocol import State, StudyProtocol
-
-PHASES = ("search", "validate", "confirm", "test")
-
-
-def luck(*parts):
-    """Return a number in [0, 1) that depends on the parts alone."""
-    return derive_seed(*parts) / 2**63
-
-
-def proposer(request):
-    """Propose at random, in a way that depends on everything the proposer is told."""
-    told = str([request.sampler, request.first, request.seed, sorted(request.columns), list(request.past)])
-    generator = numpy_generator(told)
-    return [
-        {path: found.at(float(generator.random())) for path, found in sorted(request.space.items())}
-        for _ in range(request.count)
-    ]
-
-
-def result(order, *, failing=0.15):
-    """Return made-up rows: what a run scores depends on its settings and its seed, some fail or diverge."""
-    final = failed_final(order, "made up")
-    trials = []
-    for row in final.trials:
-        chance = luck("chance", str(dict(row.parameters)), row.seed)
-        status = "failed" if chance < failing / 2 else "diverged" if chance < failing else "complete"
-        value = luck("value", str(dict(row.parameters)), row.seed)
-        metrics = {"log_loss": value} if status == "complete" else {}
-        trials.append(replace(row, status=status, metrics=metrics, error=None))
-    return replace(final, trials=trials)
-
-
-class World:
-    """What is on record of one study, and somebody who executes orders."""
-
-    def __init__(self, study, *, failing=0.15):
-        self.study, self.failing = study, failing
-        self.decisions, self.finals, self.selection = {}, {}, None
-        self.log = []
-
-    def step(self, protocol):
-        while True:
-            step = protocol.next_step(State(dict(self.decisions), dict(self.finals), self.selection))
-            for decision in step.decisions:
-                assert decision.name not in self.decisions
-                self.decisions[decision.name] = decision.value
-                self.log.append(decision.name)
-            if step.selection is not None:
-                assert self.selection is None
-                self.selection = step.selection
-                self.log.append("selection")
-            if not step.decisions and step.selection is None:
-                return step
-
-    def finish(self, order):
-        assert order.order_id not in self.finals
-        self.finals[order.order_id] = result(order, failing=self.failing)
-        self.log.append(order)
-
-    def play(self, *, workers=1, dice=None, kills=0.0):
-        """Execute until the study is finished: some orders in flight, ending in any order, some killed."""
-        dice = dice or random.Random(0)
-        protocol, flying = StudyProtocol(self.study, proposer), {}
-        for _ in range(10_000):
-            step = self.step(protocol)
-            if step.is_finished:
-                assert not flying
-                return self
-            waiting = [order for order in step.orders if order.order_id not in flying]
-            while waiting and len(flying) < workers:
-                order = waiting.pop(dice.randrange(len(waiting)))
-                flying[order.order_id] = order
-            assert flying, "nothing is running and nothing is ready"
-            if dice.random() < kills:
-                protocol, flying = StudyProtocol(self.study, proposer), {}
-                continue
-            self.finish(flying.pop(dice.choice(sorted(flying))))
-        raise AssertionError("the protocol does not come to an end")
-
-    @property
-    def rows(self):
-        return [row for final in self.finals.values() for row in final.trials]
-
-
-@pytest.fixture
-def study(put_together, tiny):
-    text = (
-        tiny.replace("trials = 3", "trials = 7")
-        .replace("top = 1", "top = 3")
-        .replace("pairs = 2", "pairs = 5")
-    )
-    return put_together(text, "search.startup=3", "search.generation=2", "resources.lanes=4")
-
-
-@pytest.fixture
-def played(study):
-    return World(study).play()
+from mmdistill.studies.planned import PHASES, planned
+from mmdistill.studies.proposing import criterion
+from mmdistill.studies.protocol import StudyProtocol
 
 
 def test_every_arm_has_the_same_number_of_search_trials(played, study):
@@ -132,14 +35,14 @@ def test_generations_are_as_long_as_the_file_says(played):
     }
 
 
-def test_a_generation_sees_all_of_those_before_it_and_nothing_else(study):
+def test_a_generation_sees_all_of_those_before_it_and_nothing_else(made_up, study):
     seen = {}
 
     def watching(request):
         seen.setdefault((request.seed, request.first), [past.number for past in request.past])
-        return proposer(request)
+        return made_up.propose(request)
 
-    world = World(study)
+    world = made_up.World(study)
     protocol = StudyProtocol(study, watching)
     while not (step := world.step(protocol)).is_finished:
         world.finish(step.orders[-1])
@@ -151,26 +54,23 @@ def test_a_generation_sees_all_of_those_before_it_and_nothing_else(study):
     assert len(seen) == 9  # 3 arms x 3 generations, each with a seed of its own
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workers=st.integers(1, 7), seed=st.integers(0, 10**6), kills=st.sampled_from([0.0, 0.1, 0.4]))
-def test_workers_their_order_and_kills_change_nothing(study, played, workers, seed, kills):
-    other = World(study).play(workers=workers, dice=random.Random(seed), kills=kills)
+def test_workers_their_order_and_kills_change_nothing(made_up, study, played, workers, seed, kills):
+    other = made_up.World(study).play(workers=workers, dice=random.Random(seed), kills=kills)
     assert other.decisions == played.decisions
-    assert other.selection == played.selection
+    assert other.selections == played.selections
     assert set(other.finals) == set(played.finals)
 
-    def told(world):
-        return {row.trial_id: (row.parameters, row.metrics, row.status) for row in world.rows}
-
-    assert told(other) == told(played)
+    assert other.told == played.told
 
 
-def test_nothing_is_asked_twice_and_the_end_stays_the_end(played, study):
+def test_nothing_is_asked_twice_and_the_end_stays_the_end(made_up, played, study):
     ids = [order.order_id for order in played.log if not isinstance(order, str)]
     assert len(ids) == len(set(ids))
     trials = [row.trial_id for row in played.rows]
     assert len(trials) == len(set(trials))
-    assert played.step(StudyProtocol(study, proposer)).is_finished
+    assert played.step(StudyProtocol(study, made_up.propose)).is_finished
 
 
 def test_test_orders_come_after_the_selection_and_every_confirmation(played):
@@ -181,12 +81,13 @@ def test_test_orders_come_after_the_selection_and_every_confirmation(played):
     assert kinds.index("test") > max(n for n, kind in enumerate(kinds) if kind == "confirm")
 
 
-def test_stages_come_before_the_lanes_that_read_them(played, study):
-    book = StudyProtocol(study, proposer).book
+def test_stages_come_before_the_lanes_that_read_them(made_up, played, study):
+    book = StudyProtocol(study, made_up.propose).book
     done = set()
     for order in (entry for entry in played.log if not isinstance(entry, str)):
-        for lane in order.lanes:
-            assert {shared.outputs.order_id for shared in book.shared_stages(lane)} <= done
+        if order.lanes:
+            needed = book.shared_stages(played.drafts[order.order_id])
+            assert {shared.outputs.order_id for shared in needed} <= done
         if order.kind == "stages" and order.stages[0].kind == "teacher_outputs":
             teachers = {request.name for before in played.log if not isinstance(before, str)
                         for request in before.stages if before.order_id in done}  # fmt: skip
@@ -244,8 +145,8 @@ def test_arms_share_seeds_and_pairs_and_phases_do_not(played, study):
     assert len(drawn) == len(set(drawn)) == 1 + study.file.search.seeds + 5
 
 
-def test_an_arm_that_always_fails_is_counted_and_left_out(study):
-    world = World(study, failing=1.0).play()
+def test_an_arm_that_always_fails_is_counted_and_left_out(made_up, study):
+    world = made_up.World(study, failing=1.0).play()
     assert Counter(row.phase for row in world.rows) == {"search": 21}
     assert [winner["number"] for winner in world.selection["winners"]] == [None] * 3
 
@@ -254,33 +155,36 @@ def test_an_arm_that_always_fails_is_counted_and_left_out(study):
 def test_a_run_without_a_finite_criterion_never_wins(study, played, value):
     row = next(row for row in played.rows if row.status == "complete")
     metrics = {} if value is None else {"log_loss": value}
-    protocol = StudyProtocol(study, proposer)
-    assert protocol.criterion(row) == row.metrics["log_loss"]
-    assert protocol.criterion(replace(row, metrics=metrics)) is None
-    assert protocol.criterion(replace(row, status="diverged")) is None
+    assert criterion(row, study.task) == row.metrics["log_loss"]
+    assert criterion(replace(row, metrics=metrics), study.task) is None
+    assert criterion(replace(row, status="diverged"), study.task) is None
 
 
-def test_concordance_is_ranked_the_other_way_round(study, played):
-    regression = StudyProtocol(replace(study, task="regression"), proposer)
+def test_concordance_is_ranked_the_other_way_round(played):
     row = next(row for row in played.rows if row.status == "complete")
-    assert regression.criterion(replace(row, metrics={"ccc": 0.75})) == 0.25
+    assert criterion(replace(row, metrics={"ccc": 0.75}), "regression") == 0.25
 
 
-def test_total_orders_counts_the_orders_with_lanes(study):
-    world = World(study, failing=0.0).play()
-    counted = Counter(entry.kind for entry in world.log if not isinstance(entry, str))
-    assert StudyProtocol(study, proposer).total_orders() == {phase: counted[phase] for phase in PHASES}
+def test_the_plan_counts_the_runs_and_the_orders_with_lanes(made_up, study):
+    world = made_up.World(study, failing=0.0).play()
+    counted = Counter((o.lanes[0].arm, o.kind) for o in world.log if not isinstance(o, str) and o.lanes)
+    runs = Counter((row.arm, row.phase) for row in world.rows)
+    for name, plan in planned(study).items():
+        assert plan.orders == {phase: counted[name, phase] for phase in PHASES}
+        assert plan.runs == {phase: runs[name, phase] for phase in PHASES}
 
 
-def test_an_order_is_the_same_after_a_restart(study):
-    first, second = World(study), World(study)
-    (one,), (other,) = (world.step(StudyProtocol(study, proposer)).orders[:1] for world in (first, second))
+def test_an_order_is_the_same_after_a_restart(made_up, study):
+    first, second = made_up.World(study), made_up.World(study)
+    (one,), (other,) = (
+        world.step(StudyProtocol(study, made_up.propose)).orders[:1] for world in (first, second)
+    )
     assert one == other
 
 
-def test_folds_are_searched_each_on_its_own(put_together, tiny):
+def test_folds_are_searched_each_on_its_own(made_up, put_together, tiny):
     study = put_together(tiny, "run.data.folds.scheme=stratified", "run.data.folds.count=2")
-    world = World(study, failing=0.0).play()
+    world = made_up.World(study, failing=0.0).play()
     counts = Counter((row.arm, row.fold) for row in world.rows if row.phase == "search")
     assert counts == {(arm.name, fold): 3 for arm in study.arms for fold in range(2)}
     assert {(w["arm"], w["fold"]) for w in world.selection["winners"]} == set(counts)

@@ -15,32 +15,25 @@ from rich.text import Text
 
 from mmdistill.cli.printing import say
 from mmdistill.cluster.progress import Event, Listener, silent
+from mmdistill.studies.planned import PHASES, planned
 from mmdistill.studies.session import Session
-
-PHASES = ("search", "validate", "confirm", "test")
 
 
 class Tally:
     """What has ended so far, runs that were on record before included.
 
     Attributes:
-        expected: runs of one arm by phase, when all goes well.
+        expected: runs by arm and phase, when all goes well.
         runs: runs that ended by (arm, phase).
         orders: orders with runs that ended; shared stages are not counted, their number is not known ahead.
         total: orders with runs the study has.
     """
 
     def __init__(self, session: Session) -> None:
-        file, folds = session.study.file, len(session.study.fingerprints)
-        pairs = file.confirm.pairs * folds
-        self.arms = [arm.name for arm in session.study.arms]
-        self.expected = {
-            "search": file.search.trials * folds,
-            "validate": min(file.search.top, file.search.trials) * file.search.seeds * folds,
-            "confirm": pairs,
-            "test": pairs,
-        }
-        self.total = sum(session.protocol.total_orders().values())
+        arms = planned(session.study, session.blocks)
+        self.arms = list(arms)
+        self.expected = {name: arm.runs for name, arm in arms.items()}
+        self.total = sum(sum(arm.orders.values()) for arm in arms.values())
         finals = list(session.folder.finals())
         self.orders = sum(bool(final.trials) for final in finals)
         self.runs = Counter((row.arm, row.phase) for final in finals for row in final.trials)
@@ -129,7 +122,7 @@ class LiveProgress:
         return table
 
     def _share(self, arm: str, phase: str) -> str:
-        ended, expected = self._tally.runs[arm, phase], self._tally.expected[phase]
+        ended, expected = self._tally.runs[arm, phase], self._tally.expected[arm][phase]
         return f"[{'green' if ended >= expected else 'default'}]{ended}/{expected}[/]"
 
 

@@ -22,7 +22,7 @@ def run_inline(
     """
     done = 0
     while not session.is_finished and done != most:
-        orders = session.ready(in_flight=())
+        orders = session.ready(in_flight=(), most=1)
         if not orders:
             raise RuntimeError("nothing is running and nothing is ready: the protocol is stuck")
         order, clock = orders[0], time.perf_counter()

@@ -1,13 +1,17 @@
-"""Proposals: scrambled Sobol points first, then Optuna in generations. No Ray.
+"""Proposals of every sampler, without Ray.
 
-The sampler is rebuilt from the records for every generation, so a proposal depends on the records and on a
-seed, never on the order in which results came in.
+A proposal depends on the records and on a seed, never on the order in which results came in: whatever learns
+is rebuilt for every generation. Points that do not depend on results are the same for all arms where their
+spaces overlap.
 """
 
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -18,25 +22,101 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import qmc
 
+from mmdistill.cluster.evolution import evolved
+from mmdistill.randomness import derive_seed, numpy_generator
 from mmdistill.settings import Choice, Dimension
 from mmdistill.studies.protocol import Past, ProposalRequest
 
 DIGITS = 6
+Points = npt.NDArray[np.float64]
 
 
 def propose(request: ProposalRequest) -> list[dict[str, Any]]:
-    """Return the next proposals of an arm.
+    """Return the next proposals of an arm."""
+    if request.sampler in _SAMPLERS:
+        return _SAMPLERS[request.sampler](request)
+    return _placed(request, _sequence(request))
 
-    A start of Sobol points is shared: every searched path of the study has its own coordinate, so two arms
-    that search the same path over the same interval try the same values in it.
+
+def _sequence(request: ProposalRequest) -> dict[str, Points]:
+    """Return positions in [0, 1) by path: every searched path of the study has its own coordinate.
+
+    The paths that a revision brought have a scrambling of their own, on coordinates that no other has.
     """
-    if request.sampler == "sobol":
-        return _sobol(request)
-    sampler = _sampler(request)
+    engine = {"sobol": qmc.Sobol, "halton": qmc.Halton}[request.sampler]
+    found: dict[str, Points] = {}
+    for revision, paths in enumerate(request.columns):
+        parts = (request.shared_seed, revision) if revision else (request.shared_seed,)
+        seed = derive_seed(*parts) if revision else request.shared_seed
+        with warnings.catch_warnings():
+            # The start of the sequence is as good as any; a full power of 2 is the study's choice.
+            warnings.filterwarnings("ignore", "The balance properties of Sobol", UserWarning)
+            sequence = engine(len(found) + len(paths), scramble=True, rng=seed % 2**32)
+            points = sequence.random(request.first + request.count)[request.first :]
+        found |= {path: points[:, column] for column, path in enumerate(paths, start=len(found))}
+    return found
+
+
+def _placed(request: ProposalRequest, units: Mapping[str, Points]) -> list[dict[str, Any]]:
+    return [
+        {
+            path: _inside(dimension.at(float(units[path][n])), dimension)
+            for path, dimension in request.space.items()
+        }
+        for n in range(request.count)
+    ]
+
+
+def _random(request: ProposalRequest) -> list[dict[str, Any]]:
+    numbers = range(request.first, request.first + request.count)
+    return _placed(
+        request,
+        {
+            path: np.array([numpy_generator(request.shared_seed, path, n).random() for n in numbers])
+            for path in request.space
+        },
+    )
+
+
+def _grid(request: ProposalRequest) -> list[dict[str, Any]]:
+    """Return points of the grid, the last path fastest; after the last point it begins again."""
+    values = [dimension.grid() for dimension in request.space.values()]
+    points = itertools.islice(
+        itertools.cycle(itertools.product(*values)), request.first, request.first + request.count
+    )
+    return [
+        {path: _inside(v, d) for (path, d), v in zip(request.space.items(), point, strict=True)}
+        for point in points
+    ]
+
+
+def _cmaes(request: ProposalRequest) -> list[dict[str, Any]]:
+    """Return samples of CMA-ES for the intervals; alternatives are drawn at random."""
+    numbered = {path: found for path, found in request.space.items() if not isinstance(found, Choice)}
+    generator = numpy_generator(request.seed, "alternatives")
+    units = {path: generator.random(request.count) for path in request.space if path not in numbered}
+    results = [
+        ([found.position(trial.parameters[path]) for path, found in numbered.items()], _rank(trial))
+        for trial in request.past
+    ]
+    start = request.startup
+    samples = evolved(results[:start], results[start:], len(numbered), request.count, request.seed % 2**32)
+    units |= {path: samples[:, column] for column, path in enumerate(numbered)}
+    return _placed(request, units)
+
+
+def _rank(trial: Past) -> float | None:
+    """Return what a trial is ranked by; one that lost a race by its best value until then."""
+    return trial.stopped[1] if trial.stopped is not None else trial.value
+
+
+def _tpe(request: ProposalRequest) -> list[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         # `constant_liar` is what spreads proposals made together; Optuna calls it experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        seed = request.seed % 2**32
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
         study = optuna.create_study(sampler=sampler)
         distributions = {path: _distribution(dimension) for path, dimension in request.space.items()}
         study.add_trials([_trial(past, request.space, distributions) for past in request.past])
@@ -44,29 +124,12 @@ def propose(request: ProposalRequest) -> list[dict[str, Any]]:
     return [_readable(trial.params, request.space) for trial in asked]
 
 
-def _sobol(request: ProposalRequest) -> list[dict[str, Any]]:
-    engine = qmc.Sobol(len(request.columns), scramble=True, rng=request.shared_seed % 2**32)
-    with warnings.catch_warnings():
-        # The start of the sequence is as good as any; a full power of 2 is the study's choice.
-        warnings.filterwarnings("ignore", "The balance properties of Sobol", UserWarning)
-        points = engine.random(request.first + request.count)[request.first :]
-    at = {path: column for column, path in enumerate(request.columns)}
-    return [
-        {
-            path: _inside(dimension.at(float(point[at[path]])), dimension)
-            for path, dimension in request.space.items()
-        }
-        for point in points
-    ]
-
-
-def _sampler(request: ProposalRequest) -> optuna.samplers.BaseSampler:
-    seed = request.seed % 2**32
-    if request.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
+_SAMPLERS: dict[str, Callable[[ProposalRequest], list[dict[str, Any]]]] = {
+    "random": _random,
+    "grid": _grid,
+    "cmaes": _cmaes,
+    "tpe": _tpe,
+}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
@@ -82,9 +145,13 @@ def _trial(
     past: Past, space: Mapping[str, Dimension], distributions: Mapping[str, BaseDistribution]
 ) -> FrozenTrial:
     parameters = {path: _coded(past.parameters[path], space[path]) for path in distributions}
+    known: dict[str, Any] = {"params": parameters, "distributions": dict(distributions)}
+    if past.stopped is not None:
+        epochs, value = past.stopped
+        return create_trial(**known, state=TrialState.PRUNED, intermediate_values={epochs: value})
     if past.value is None:
-        return create_trial(params=parameters, distributions=dict(distributions), state=TrialState.FAIL)
-    return create_trial(params=parameters, distributions=dict(distributions), value=past.value)
+        return create_trial(**known, state=TrialState.FAIL)
+    return create_trial(**known, value=past.value)
 
 
 def _coded(value: Any, dimension: Dimension) -> Any:

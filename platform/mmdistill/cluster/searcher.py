@@ -29,7 +29,7 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next order, None while everything left waits, or FINISHED."""
         in_flight = {order.order_id for order, _ in self._live.values()}
-        ready = self._session.ready(in_flight)
+        ready = self._session.ready(in_flight, most=1)
         if ready:
             self._live[trial_id] = (ready[0], time.perf_counter())
             return {"order": ready[0].model_dump_json(), **self._common}

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 import mmdistill.data.datasets  # noqa: F401  (files every data set in the registry)
 from mmdistill.data.card import Card
 from mmdistill.data.dataset import DATASETS, Dataset
-from mmdistill.data.folds import FoldSettings, fold_problems, parts_of, strata_of
+from mmdistill.data.folds import FoldSettings, counted, fold_problems, parts_of, strata_of
 from mmdistill.data.samples import SPLITS, Booleans, Floats, Labels, Samples, Strings, check
 from mmdistill.errors import ConfigError, DataError, InputError, Problem, UnknownNameError
 from mmdistill.registry import unknown_name
@@ -62,7 +62,7 @@ class DataSettings(Settings):
 
     @property
     def fold_count(self) -> int:
-        """Return how many folds can be opened; 1 for the official split."""
+        """Return how many folds have a test part; 1 for the official split."""
         return self.folds.fold_count
 
 
@@ -137,8 +137,18 @@ def check_data(settings: DataSettings, where: str) -> list[Problem]:
         samples = _loaded(dataset, dataset.version(), True, settings.modalities, settings.dataset)
     except InputError as error:
         return list(error.problems)
+    settings = settings.model_copy(update={"folds": counted(samples, settings.folds)})
     problems = fold_problems(samples, settings.folds, f"{where}.folds")
     return problems or _fraction_problems(settings, samples, where)
+
+
+def with_counted_folds(settings: DataSettings) -> DataSettings:
+    """Return the settings with the number of folds that only the rows can tell; they must be sound."""
+    if settings.folds.scheme != "leave_one_group_out":
+        return settings
+    dataset = open_dataset(settings)
+    samples = _loaded(dataset, dataset.version(), True, settings.modalities, settings.dataset)
+    return settings.model_copy(update={"folds": counted(samples, settings.folds)})
 
 
 def open_fold(settings: DataSettings, fold: int, *, with_test: bool = False) -> FoldData:
@@ -150,8 +160,9 @@ def open_fold(settings: DataSettings, fold: int, *, with_test: bool = False) -> 
     Raises:
         InputError: if the settings, the files or the rows are not as they must be.
     """
-    if not 0 <= fold < settings.fold_count:
-        rule = f"`fold` must be in 0 to {settings.fold_count - 1}, but is {fold}"
+    allowed = range(settings.fold_count) if with_test else settings.folds.opened_folds
+    if fold not in allowed:
+        rule = f"`fold` must be in 0 to {allowed[-1]}{' with its test rows' * with_test}, but is {fold}"
         raise ConfigError([Problem("data.folds", rule, "choose another fold or raise `count`")])
     dataset = open_dataset(settings)
     problems = _name_problems(settings, dataset.card(), "data")
@@ -199,7 +210,7 @@ def _name_problems(settings: DataSettings, card: Card, where: str) -> list[Probl
 def _fraction_problems(settings: DataSettings, samples: Samples, where: str) -> list[Problem]:
     """Return whether some fold has a class of which the fraction is less than one row."""
     problems: list[Problem] = []
-    for fold in range(settings.fold_count):
+    for fold in settings.folds.opened_folds:
         is_known_N = (parts_of(samples, settings.folds, fold) == "train") & samples.is_labelled
         kinds, counts = np.unique(strata_of(samples.labels[is_known_N]), return_counts=True)
         rarest = int(counts.argmin())

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmdistill.errors import StudyError
 from mmdistill.pipeline.bench import Bench, Piece
 from mmdistill.pipeline.cache import Entry, StageCache
 from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilities
@@ -34,11 +35,13 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
     the worker.
     """
     torch.set_num_threads(1)
-    if order.order_id in study.final_ids():
+    if study.has_final(order.order_id):
         return "there already"
     writes = runtime.rank == 0
     attempt = study.begin_attempt(order.order_id) if writes else 0
     try:
+        if order.kind == "test" and not study.has_opening(order.order_id):
+            raise StudyError("its look at the test rows is not in the ledger of openings")
         final = execute(order, cache, runtime)
         if writes:
             study.put_final(final)

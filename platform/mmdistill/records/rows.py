@@ -156,7 +156,8 @@ class StudyRow(Row):
     arms_json: Annotated[
         str,
         "arms in the order of the study file: name, recipe, dimensions, digest, note, baseline (arm it is "
-        "compared with), frozen (arm whose winner's settings it takes), base, change, revision",
+        "compared with), frozen (arm whose winner's settings it takes), base, change, revision, planned "
+        "(runs by phase)",
     ]
     trials: Annotated[int, "proposals per arm"]
     tuning: Annotated[str, "where winners were searched: nested | fixed_holdout | shared"] = "nested"

@@ -113,6 +113,10 @@ class StudyFolder:
         number = len(self._selections)
         return self._selections[str(number)] if number else None
 
+    def selections(self) -> list[dict[str, Any]]:
+        """Return the frozen selections, oldest first; number n is in ``selection/<n>.json``."""
+        return [self._selections[str(number + 1)] for number in range(len(self._selections))]
+
     def put_opening(self, rows: Sequence[OpeningRow]) -> None:
         """Record that an order is about to read the test split; the first record of an order stays.
 
@@ -125,6 +129,10 @@ class StudyFolder:
         if recorded != {row.trial_id for row in rows}:
             path = self._openings.path(order_id)
             raise ConflictError(f"{path} records the trials {sorted(recorded)}, not those of this order")
+
+    def has_opening(self, order_id: str) -> bool:
+        """Return whether an order may read the test split: its look is in the ledger."""
+        return order_id in self._openings
 
     def openings(self) -> list[OpeningRow]:
         """Return every recorded look at the test split, sorted as the table is."""
@@ -168,6 +176,10 @@ class StudyFolder:
             return False
         sides = write_sides(self.root, final)
         return self._records.put(final.order_id, final_body(final, sides))
+
+    def has_final(self, order_id: str) -> bool:
+        """Return whether an order has a result; one that another process has just committed counts."""
+        return order_id in self._records
 
     def final_ids(self) -> set[str]:
         """Return the orders that have a result."""

@@ -1,5 +1,6 @@
 """How far a study has come."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,9 +74,9 @@ def status_of_tables(
     study: dict[str, Any] = tables["studies"].to_pylist()[0]
     columns = ["arm", "phase", "status", "cpu_s"]
     trials = tables["trials"].select(columns).to_pylist()
-    expected = _expected(study, resolved)
     names = declared_arms(study, {trial["arm"] for trial in trials})
-    arms = [_arm(name, [trial for trial in trials if trial["arm"] == name], expected) for name in names]
+    mine = {name: [trial for trial in trials if trial["arm"] == name] for name in names}
+    arms = [_arm(name, mine[name], _expected(study, resolved, name)) for name in names]
     attempts = tables["attempts"].to_pylist()
     return Status(
         study=study["name"],
@@ -88,12 +89,15 @@ def status_of_tables(
     )
 
 
-def _expected(study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, int]:
-    """Return the planned runs of an arm by phase: the study file's numbers where it states them."""
-    search = _stated(resolved, "search", "trials", study["trials"])
-    pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
-    folds = len(resolved.get("fingerprints", [0]))
-    return {"search": search * folds, "confirm": pairs * folds, "test": pairs * folds}
+def _expected(study: Mapping[str, Any], resolved: Mapping[str, Any], arm: str) -> dict[str, int]:
+    """Return the planned runs of an arm by phase, validation left out: losers of a race shorten it."""
+    stated = {entry["name"]: entry.get("planned") for entry in json.loads(study["arms_json"])}
+    runs = stated.get(arm)
+    if runs is None:
+        pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
+        runs = {"search": _stated(resolved, "search", "trials", study["trials"])}
+        runs |= {"confirm": pairs, "test": pairs}
+    return {phase: runs[phase] for phase in ("search", "confirm", "test")}
 
 
 def _stated(resolved: Mapping[str, Any], table: str, key: str, otherwise: int) -> int:

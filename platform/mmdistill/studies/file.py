@@ -111,9 +111,13 @@ class SearchSettings(Settings):
 
     Attributes:
         trials: proposals per arm.
-        startup: of which this many are scrambled Sobol points, the same for all arms where spaces overlap.
+        startup: proposals of the first generation; before ``tpe`` and ``cmaes`` these are scrambled Sobol
+            points, the same for all arms where spaces overlap.
         generation: proposals made together; a generation sees only those before it.
-        sampler: what proposes after the start.
+        sampler: what proposes: ``tpe`` (tree-structured Parzen estimator) or ``cmaes`` (CMA-ES; alternatives
+            are drawn at random) after the start; or from the first trial on ``random`` (independent),
+            ``qmc`` (scrambled Sobol), ``halton`` (scrambled Halton), the same for all arms where spaces
+            overlap; or ``grid``: every combination of alternatives and of the ``steps`` of intervals.
         top: best trials repeated on validation seeds.
         seeds: validation seeds.
         racing: how the lanes of a generation race on their validation curves; none by default.
@@ -124,7 +128,7 @@ class SearchSettings(Settings):
     trials: Annotated[int, Field(ge=1, le=10_000)] = 12
     startup: Annotated[int, Field(ge=1)] = 8
     generation: Annotated[int, Field(ge=1)] = 4
-    sampler: Literal["tpe", "random", "qmc", "grid", "cmaes"] = "tpe"
+    sampler: Literal["tpe", "cmaes", "random", "qmc", "halton", "grid"] = "tpe"
     top: Annotated[int, Field(ge=1)] = 3
     seeds: Annotated[int, Field(ge=1)] = 3
     racing: RaceSettings | None = None
@@ -132,7 +136,11 @@ class SearchSettings(Settings):
 
 
 class ConfirmSettings(Settings):
-    """Fresh paired seeds on which the winners are confirmed and then read on the test rows."""
+    """Fresh paired seeds on which the winners are confirmed and then read on the test rows.
+
+    Attributes:
+        pairs: per fold; a study that is run again may have more, never fewer.
+    """
 
     pairs: Annotated[int, Field(ge=1, le=1000)] = 10
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mmdistill.data.opening import DataSettings
 from mmdistill.pipeline.order import Lane, Order, StageRequest
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.pipeline.stages import Pipeline
@@ -12,7 +13,7 @@ from mmdistill.settings import digest, edited
 from mmdistill.studies.study import Arm, Study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """What makes results comparable: one fold, one seed."""
 
@@ -24,7 +25,7 @@ class Pair:
 
 
 class Cell(NamedTuple):
-    """The unit that is searched: an arm in a fold (nested tuning)."""
+    """An arm in a fold."""
 
     arm: Arm
     fold: int
@@ -35,6 +36,45 @@ class Cell(NamedTuple):
         return f"{self.arm.name}~fold{self.fold}"
 
 
+class Slot(NamedTuple):
+    """One run before its settings are put together: cheap to have thousands of."""
+
+    trial_id: str
+    cell: Cell
+    pair: Pair
+    phase: str
+    number: int
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An order with runs before it is put together.
+
+    Attributes:
+        order_id: that of the order.
+        kind: phase of its runs.
+        title: one line for people.
+        rank: where it stands among the orders of its arm.
+        slots: its runs.
+        pairs: of all runs that its shared stages are prepared for at once.
+        opening: number of the selection that made it; 0 before the first.
+    """
+
+    order_id: str
+    kind: str
+    title: str
+    rank: tuple[int, ...]
+    slots: tuple[Slot, ...]
+    pairs: tuple[Pair, ...]
+    opening: int = 0
+
+    @property
+    def arm(self) -> str:
+        """Return the name of the arm."""
+        return self.slots[0].cell.arm.name
+
+
 class SharedStages(NamedTuple):
     """Orders of the stages that some lanes read: the outputs wait for all the teachers."""
 
@@ -43,33 +83,39 @@ class SharedStages(NamedTuple):
 
 
 class OrderBook:
-    """Derives orders, and remembers what it derived: a protocol asks for all of them at every step."""
+    """Derives orders, and remembers the shared stages it derived: every order of a phase asks for them."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._lanes: dict[str, Lane] = {}
-        self._orders: dict[str, Order] = {}
         self._stages: dict[str, tuple[SharedStages, ...]] = {}
-        self._stages_of: dict[str, tuple[SharedStages, ...]] = {}
 
-    def pairs(self, phase: str, fold: int) -> list[Pair]:
-        """Return the pairs of a phase; test reads the confirmation's."""
-        file = self.study.file
-        count = {"search": 1, "validate": file.search.seeds, "confirm": file.confirm.pairs}[phase]
-        return [
+    def pairs(self, phase: str, cell: Cell, indices: range) -> tuple[Pair, ...]:
+        """Return some pairs of a phase; test reads the confirmation's."""
+        seed, place = self.study.file.seed, f"{self._context(cell.arm.run.data)}~fold{cell.fold}"
+        return tuple(
             Pair(
                 phase,
                 index,
-                fold,
-                derive_seed(file.seed, phase, index, fold),
-                f"{self.study.dataset}~fold{fold}~{phase}{index}",
+                cell.fold,
+                derive_seed(seed, phase, index, cell.fold),
+                f"{place}~{phase}{index}",
             )
-            for index in range(count)
-        ]
+            for index in indices
+        )
 
-    def lane(
+    def _context(self, data: DataSettings) -> str:
+        """Return what arms that are compared pair by pair share; with the folds where they differ."""
+        first = self.study.arms[0].run.data
+        name = self.study.dataset
+        if (data.dataset, data.options) != (first.dataset, first.options):
+            name += f"~{digest([data.dataset, data.options])}"
+        if data.folds.identity != first.folds.identity:
+            name += f"~{'-'.join(map(str, data.folds.identity))}"
+        return name
+
+    def slot(
         self, cell: Cell, pair: Pair, parameters: Mapping[str, Any], number: int, phase: str | None = None
-    ) -> Lane:
+    ) -> Slot:
         """Return the run of a cell on a pair.
 
         Args:
@@ -83,49 +129,60 @@ class OrderBook:
         # A winner is called by its pair alone: which proposal won is a result, not an identity.
         which = "winner" if phase in {"confirm", "test"} else number
         trial_id = digest([self.study.file.name, cell.arm.name, phase, which, pair.index, pair.fold])
-        known = self._lanes.get(trial_id)
-        if known is None or known.parameters != dict(parameters):
-            changed = {**parameters, "seed": pair.seed, "fold": pair.fold}
-            fields = {
-                "trial_id": trial_id,
-                "arm": cell.arm.name,
-                "phase": phase,
-                "number": number,
-                "seed_index": None if phase == "search" else pair.index,
-                "pair_id": pair.pair_id,
-                "run": RunSettings.model_validate(edited(cell.arm.run.as_json(), changed)),
-                "parameters": dict(parameters),
+        return Slot(trial_id, cell, pair, phase, number, parameters)
+
+    def drafts(
+        self,
+        title: str,
+        rank: tuple[int, ...],
+        slots: Sequence[Slot],
+        pairs: Sequence[Pair],
+        opening: int = 0,
+    ) -> list[Draft]:
+        """Return the orders that carry some runs, as many in each as the study allows."""
+        most, found = self.study.file.resources.lanes, []
+        for start in range(0, len(slots), most):
+            some = tuple(slots[start : start + most])
+            kind = some[0].phase
+            name = f"{kind}-{digest([kind, *(slot.trial_id for slot in some)])}"
+            found.append(Draft(name, kind, title, (*rank, start), some, tuple(pairs), opening))
+        return found
+
+    def order(self, draft: Draft) -> Order:
+        """Return an order put together."""
+        return Order.model_validate(
+            {
+                "order_id": draft.order_id,
+                "kind": draft.kind,
+                "title": draft.title,
+                "lanes": tuple(_lane(slot) for slot in draft.slots),
+                "race": self.study.file.search.racing if draft.kind == "search" else None,
             }
-            known = self._lanes[trial_id] = Lane.model_validate(fields)
-            self._stages_of.pop(trial_id, None)
-        return known
+        )
 
-    def orders(self, kind: str, title: str, lanes: Sequence[Lane]) -> list[Order]:
-        """Return the orders that carry some lanes, as many lanes in each as the study allows."""
+    def shared_stages(self, draft: Draft) -> tuple[SharedStages, ...]:
+        """Return the stages the runs of an order read, for all its pairs at once."""
+        found: dict[str, SharedStages] = {}
+        # Repetitions of a proposal read the same stages, but for the seed.
+        runs = {slot.number: slot for slot in draft.slots}
+        for slot in runs.values():
+            for shared in self._shared_stages(_run(slot), draft):
+                found[shared.outputs.order_id] = shared
+        return tuple(found.values())
+
+    def _shared_stages(self, run: RunSettings, draft: Draft) -> tuple[SharedStages, ...]:
+        run = run.model_copy(update={"seed": 0})
+        outputs = self._pipeline(run).outputs
+        if outputs is None:
+            return ()
+        phase = "confirm" if draft.kind == "test" else draft.kind
+        signature = digest([phase, run.fold, draft.pairs[0].index, len(draft.pairs), outputs.key])
+        if signature not in self._stages:
+            self._stages[signature] = tuple(self._shared(run, phase, draft.pairs))
+        return self._stages[signature]
+
+    def _shared(self, run: RunSettings, phase: str, pairs: Sequence[Pair]) -> Iterator[SharedStages]:
         most = self.study.file.resources.lanes
-        return [self._order(kind, title, lanes[n : n + most]) for n in range(0, len(lanes), most)]
-
-    def _order(self, kind: str, title: str, lanes: Sequence[Lane]) -> Order:
-        name = f"{kind}-{digest([kind, *(lane.trial_id for lane in lanes)])}"
-        if name not in self._orders or self._orders[name].lanes != tuple(lanes):
-            order = {"order_id": name, "kind": kind, "title": title, "lanes": tuple(lanes)}
-            self._orders[name] = Order.model_validate(order)
-        return self._orders[name]
-
-    def shared_stages(self, lane: Lane) -> tuple[SharedStages, ...]:
-        """Return the stages a lane reads, for every pair of its phase at once."""
-        if lane.trial_id not in self._stages_of:
-            phase = "confirm" if lane.phase == "test" else lane.phase
-            run = lane.run.model_copy(update={"seed": 0})
-            outputs = self._pipeline(run).outputs
-            signature = "none" if outputs is None else digest([phase, run.fold, outputs.key])
-            if signature not in self._stages:
-                self._stages[signature] = () if outputs is None else tuple(self._shared(run, phase))
-            self._stages_of[lane.trial_id] = self._stages[signature]
-        return self._stages_of[lane.trial_id]
-
-    def _shared(self, run: RunSettings, phase: str) -> Iterator[SharedStages]:
-        pairs, most = self.pairs(phase, run.fold), self.study.file.resources.lanes
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
             teachers = [self._stages_order(run, phase, "teacher", name, some) for name in run.networks()]
@@ -151,3 +208,23 @@ class OrderBook:
 
     def _pipeline(self, run: RunSettings) -> Pipeline:
         return Pipeline(run, self.study.fingerprint(run.data, run.fold))
+
+
+def _run(slot: Slot) -> RunSettings:
+    changed = {**slot.parameters, "seed": slot.pair.seed, "fold": slot.pair.fold}
+    return RunSettings.model_validate(edited(slot.cell.arm.run.as_json(), changed))
+
+
+def _lane(slot: Slot) -> Lane:
+    return Lane.model_validate(
+        {
+            "trial_id": slot.trial_id,
+            "arm": slot.cell.arm.name,
+            "phase": slot.phase,
+            "number": slot.number,
+            "seed_index": None if slot.phase == "search" else slot.pair.index,
+            "pair_id": slot.pair.pair_id,
+            "run": _run(slot),
+            "parameters": dict(slot.parameters),
+        }
+    )

@@ -1,276 +1,242 @@
-"""The protocol of a study as a pure state machine: from what is on record to what comes next.
+"""The protocol of a study as a state machine: from what is on record to what comes next.
 
 search (generations) -> top trials again on validation seeds -> frozen selection -> confirm on fresh pairs ->
 test orders. It never looks at a clock, a worker or the cache, so the table of a study depends neither on how
 many workers there were nor on how often it was killed.
+
+A study that is extended by arms or pairs makes its next selection: the winners of before stay, new arms get
+theirs, and every arm is confirmed and tested on the pairs it lacks.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from mmdistill.pipeline.order import Lane, Order
-from mmdistill.randomness import derive_seed
+from mmdistill.pipeline.order import Order
 from mmdistill.records.finals import Final
-from mmdistill.records.rows import TrialRow
-from mmdistill.settings import Dimension
-from mmdistill.studies.orders import Cell, OrderBook
+from mmdistill.studies.agenda import Agenda
+from mmdistill.studies.orders import Cell, Draft, OrderBook
+from mmdistill.studies.proposing import Past, ProposalRequest, Proposer, columns_of
 from mmdistill.studies.study import Study
-
-
-class Past(NamedTuple):
-    """One earlier trial of an arm; no value if it failed or diverged."""
-
-    number: int
-    parameters: Mapping[str, Any]
-    value: float | None
-
-
-@dataclass(frozen=True)
-class ProposalRequest:
-    """What a proposer may know.
-
-    Attributes:
-        space: what this arm searches.
-        columns: every searched path of the study, so that arms share their first points.
-        past: trials of earlier generations, in order of their numbers.
-        first: number of the first trial asked for.
-        count: how many trials are asked for.
-        seed: of this generation of this arm.
-        shared_seed: of the points that all arms share.
-        sampler: ``sobol``, ``tpe`` or ``random``.
-    """
-
-    space: Mapping[str, Dimension]
-    columns: tuple[str, ...]
-    past: Sequence[Past]
-    first: int
-    count: int
-    seed: int
-    shared_seed: int
-    sampler: str
-
-
-class Proposer(Protocol):
-    """Makes proposals; the same request always gives the same proposals."""
-
-    def __call__(self, request: ProposalRequest) -> list[dict[str, Any]]:
-        """Return ``request.count`` sets of parameters by dotted path."""
+from mmdistill.studies.tuning import Decision, Tuning, frozen_winner
 
 
 @dataclass(frozen=True)
 class State:
-    """What is on record."""
+    """What is on record; it only ever grows.
+
+    Attributes:
+        decisions: by name.
+        finals: results by order; only those of searches are looked into.
+        selections: frozen selections, oldest first.
+    """
 
     decisions: Mapping[str, Mapping[str, Any]]
     finals: Mapping[str, Final]
-    selection: Mapping[str, Any] | None
-
-
-class Decision(NamedTuple):
-    """Proposals to be committed before anything of them starts."""
-
-    name: str
-    value: dict[str, Any]
+    selections: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """What comes next; decisions and the selection are committed first, then the protocol is asked again."""
+    """What comes next; decisions and the selection are committed first, then the protocol is asked again.
+
+    Attributes:
+        agenda: the orders that are open.
+    """
 
     decisions: tuple[Decision, ...] = ()
     selection: dict[str, Any] | None = None
-    orders: tuple[Order, ...] = ()
+    agenda: Agenda | None = None
     is_finished: bool = False
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        """Return every order that can start now, most urgent first."""
+        return () if self.agenda is None else tuple(self.agenda.ready())
 
 
 class StudyProtocol:
-    """The rules of one study."""
+    """The rules of one study.
 
-    def __init__(self, study: Study, propose: Proposer) -> None:
-        self.study, self._propose = study, propose
+    It remembers how far it read the records, so that a step costs what has changed; a new one that reads the
+    same records gives the same step.
+    """
+
+    def __init__(self, study: Study, propose: Proposer, revisions: Mapping[str, int] | None = None) -> None:
+        """Begin with nothing read.
+
+        Args:
+            study: the study.
+            propose: makes proposals.
+            revisions: with which revision of the study each arm came; 1 unless it says so.
+        """
+        self.study, self._propose, self._revisions = study, propose, dict(revisions or {})
         self.book = OrderBook(study)
+        self.agenda = Agenda(self.book)
+        self._tunings: dict[tuple[str, int], Tuning] | None = None
+        self._due: dict[tuple[str, int], None] = {}
+        self._waiting: dict[str, tuple[str, int]] = {}
+        # By number of the selection, the confirmations that are open.
+        self._confirming: dict[int, set[str]] = {}
+        self._read = 0
 
-    @cached_property
-    def cells(self) -> list[Cell]:
-        """Return every arm in every fold, in the order of the study file."""
-        counts = [arm.run.data.fold_count for arm in self.study.arms]
-        return [
-            Cell(arm, fold)
-            for fold in range(max(counts))
-            for arm, count in zip(self.study.arms, counts, strict=True)
-            if fold < count
-        ]
+    def next_step(self, state: State, ended: Collection[str] | None = None) -> Step:
+        """Return what comes next.
 
-    @cached_property
-    def generations(self) -> list[range]:
-        """Return the numbers of the trials of each generation."""
-        search = self.study.file.search
-        first = min(search.startup, search.trials)
-        starts = [0, *range(first, search.trials, search.generation)]
-        return [range(a, b) for a, b in zip(starts, [*starts[1:], search.trials], strict=True) if a < b]
-
-    def next_step(self, state: State) -> Step:
-        """Return what comes next."""
-        decisions = [d for cell in self.cells for d in self._missing_decision(cell, state)]
+        Args:
+            state: what is on record; what was on record at the last call is still there.
+            ended: orders that may have got a result since then; by default all open ones.
+        """
+        self._begin(state)
+        for order_id in self.agenda.ids() if ended is None else ended:
+            if order_id in state.finals:
+                self._end(order_id, state)
+        decisions = self._advance(state)
         if decisions:
             return Step(decisions=tuple(decisions))
-        wanted = [order for cell in self.cells for order in self._tuning(cell, state)]
-        if not _open(wanted, state) and all(self._is_tuned(cell, state) for cell in self.cells):
-            if state.selection is None:
-                return Step(selection=self._selection(state))
-            wanted = self._of_winners("confirm", state.selection)
-            if not _open(wanted, state):
-                wanted = self._of_winners("test", state.selection)
-                if not _open(wanted, state):
-                    return Step(is_finished=True)
-        return Step(orders=tuple(self._ready(_open(wanted, state), state)))
+        for number in range(self._read + 1, len(state.selections) + 1):
+            self._confirm(number, state)
+        if self._is_selection_due(state):
+            return Step(selection=self._selection(state))
+        return Step(agenda=self.agenda, is_finished=self.agenda.is_empty)
 
-    def total_orders(self) -> dict[str, int]:
-        """Return how many orders with lanes each phase has; stages come on top."""
-        search, lanes = self.study.file.search, self.study.file.resources.lanes
-        generations = sum(-(-len(generation) // lanes) for generation in self.generations)
-        per_cell = {
-            "search": generations,
-            "validate": -(-min(search.top, search.trials) * search.seeds // lanes),
-            "confirm": -(-self.study.file.confirm.pairs // lanes),
-        }
-        per_cell["test"] = per_cell["confirm"]
-        return {phase: count * len(self.cells) for phase, count in per_cell.items()}
+    # Search.
 
-    # Search: generations, then the best again.
+    def _begin(self, state: State) -> None:
+        """Take up the searches that no selection has settled."""
+        if self._tunings is not None:
+            return
+        settled = _winners(state.selections[-1]) if state.selections else {}
+        self._tunings = {}
+        for cell in self._chosen():
+            if cell.arm.frozen or (cell.arm.name, cell.fold) in settled:
+                continue
+            revision = self._revisions.get(cell.arm.name, 1)
+            columns = columns_of(self.study.arms, self._revisions, revision)
+            tuning = Tuning(cell, self.book, self._propose, columns)
+            self._tunings[cell.arm.name, cell.fold] = tuning
+        self._due = dict.fromkeys(self._tunings)
 
-    def _missing_decision(self, cell: Cell, state: State) -> Iterator[Decision]:
-        for g, numbers in enumerate(self.generations):
-            name = f"{cell.label}~generation{g}"
-            if name not in state.decisions:
-                if g == 0 or self._past(cell, g, state) is not None:
-                    yield Decision(name, self._proposals(cell, g, numbers, state))
-                return
+    def _end(self, order_id: str, state: State) -> None:
+        self.agenda.end(order_id)
+        cell = self._waiting.pop(order_id, None)
+        if cell is not None:
+            self._due[cell] = None
+        for number, confirming in list(self._confirming.items()):
+            confirming.discard(order_id)
+            if not confirming:
+                self._test(number, state)
 
-    def _proposals(self, cell: Cell, g: int, numbers: range, state: State) -> dict[str, Any]:
-        seed, file = self.study.file.seed, self.study.file
-        request = ProposalRequest(
-            space=cell.arm.space,
-            columns=tuple(sorted({path for arm in self.study.arms for path in arm.space})),
-            past=self._past(cell, g, state) or [],
-            first=numbers.start,
-            count=len(numbers),
-            seed=derive_seed(seed, "proposals", cell.arm.name, cell.fold, g),
-            shared_seed=derive_seed(seed, "shared points", cell.fold),
-            sampler="sobol" if g == 0 else file.search.sampler,
-        )
-        proposals = self._propose(request)
-        trials = [{"number": n, "parameters": p} for n, p in zip(numbers, proposals, strict=True)]
-        return {"arm": cell.arm.name, "fold": cell.fold, "generation": g, "trials": trials}
-
-    def _past(self, cell: Cell, before: int, state: State) -> list[Past] | None:
-        """Return the results of the generations before one, or None while some are missing."""
-        past = []
-        for g in range(before):
-            orders = self._generation(cell, g, state)
-            if orders is None or _open(orders, state):
-                return None
-            rows = [row for order in orders for row in state.finals[order.order_id].trials]
-            past += [Past(row.number or 0, row.parameters, self.criterion(row)) for row in rows]
-        return sorted(past, key=lambda trial: trial.number)
-
-    def _generation(self, cell: Cell, g: int, state: State) -> list[Order] | None:
-        decision = state.decisions.get(f"{cell.label}~generation{g}")
-        if decision is None:
-            return None
-        pair = self.book.pairs("search", cell.fold)[0]
-        lanes = [self.book.lane(cell, pair, t["parameters"], t["number"]) for t in decision["trials"]]
-        return self.book.orders("search", f"{cell.arm.name}: search, generation {g}", lanes)
-
-    def _tuning(self, cell: Cell, state: State) -> list[Order]:
-        found: list[Order] = []
-        for g in range(len(self.generations)):
-            found += self._generation(cell, g, state) or []
-        past = self._past(cell, len(self.generations), state)
-        return found if past is None else found + self._validation(cell, past)
-
-    def _validation(self, cell: Cell, past: Sequence[Past]) -> list[Order]:
-        best = sorted((trial for trial in past if trial.value is not None), key=lambda t: (t.value, t.number))
-        lanes = [
-            self.book.lane(cell, pair, trial.parameters, trial.number)
-            for trial in best[: self.study.file.search.top]
-            for pair in self.book.pairs("validate", cell.fold)
-        ]
-        return self.book.orders("validate", f"{cell.arm.name}: best trials on validation seeds", lanes)
-
-    def _is_tuned(self, cell: Cell, state: State) -> bool:
-        past = self._past(cell, len(self.generations), state)
-        return past is not None and not _open(self._validation(cell, past), state)
+    def _advance(self, state: State) -> list[Decision]:
+        """Let the searches move on whose orders ended; return the proposals to commit before more can."""
+        assert self._tunings is not None
+        decisions = []
+        for cell in list(self._due):
+            asked, decision = self._tunings[cell].advance(state.decisions, state.finals)
+            self._waiting |= dict.fromkeys(self.agenda.add(asked, state.finals), cell)
+            if decision is None:
+                del self._due[cell]
+            else:
+                decisions.append(decision)
+        return decisions
 
     # Selection, confirmation and test.
 
+    def _is_selection_due(self, state: State) -> bool:
+        """Return whether every search has ended, and arms or pairs are not in the last selection."""
+        if any(tuning.winner is None for tuning in (self._tunings or {}).values()):
+            return False
+        if not state.selections:
+            return True
+        last, winners = state.selections[-1], _winners(state.selections[-1])
+        has_new_arms = any((cell.arm.name, cell.fold) not in winners for cell in self._chosen())
+        return has_new_arms or self.study.file.confirm.pairs > last["pairs"]
+
+    def _chosen(self) -> Iterator[Cell]:
+        """Return every cell that has a winner of its own, frozen arms included."""
+        cells = [Cell(arm, fold) for arm in self.study.arms for fold in arm.run.data.folds.search_folds]
+        return iter(sorted(cells, key=lambda cell: cell.fold))
+
     def _selection(self, state: State) -> dict[str, Any]:
-        """Return the winner of every cell: the lowest mean criterion over the validation seeds."""
-        winners = []
-        for cell in self.cells:
-            past = self._past(cell, len(self.generations), state) or []
-            values: dict[int, list[float | None]] = {}
-            for order in self._validation(cell, past):
-                for row in state.finals[order.order_id].trials:
-                    values.setdefault(row.number or 0, []).append(self.criterion(row))
-            known = {n: [v for v in found if v is not None] for n, found in values.items()}
-            # A finalist that failed on any seed cannot win.
-            means = {n: sum(v) / len(v) for n, v in known.items() if len(v) == len(values[n])}
-            if not means:
-                winners.append({"arm": cell.arm.name, "fold": cell.fold, "number": None, "parameters": {}})
-                continue
-            number = min(means, key=lambda n: (means[n], n))
-            parameters = next(dict(trial.parameters) for trial in past if trial.number == number)
-            winner = {"arm": cell.arm.name, "fold": cell.fold, "number": number, "parameters": parameters}
-            candidates = {str(n): mean for n, mean in means.items()}
-            winners.append(winner | {"criterion": means[number], "candidates": candidates})
-        return {"winners": winners}
+        """Return the winner of every cell; those of earlier selections stay as they are."""
+        assert self._tunings is not None
+        winners: dict[tuple[str, int], Mapping[str, Any]] = {}
+        if state.selections:
+            winners |= _winners(state.selections[-1])
+        new = {key: tuning.winner for key, tuning in self._tunings.items() if tuning.winner is not None}
+        for cell in self._chosen():
+            key = (cell.arm.name, cell.fold)
+            if key in new:
+                winners.setdefault(key, new[key])
+            elif key not in winners:
+                source = (cell.arm.frozen or "", cell.fold)
+                winners[key] = frozen_winner(cell, new.get(source) or winners.get(source))
+        return {"winners": list(winners.values()), "pairs": self.study.file.confirm.pairs}
 
-    def _of_winners(self, phase: str, selection: Mapping[str, Any]) -> list[Order]:
-        """Return the orders of a phase; an arm of which every finalist failed has none."""
-        winners = {(w["arm"], w["fold"]): w for w in selection["winners"]}
-        orders = []
-        for cell in self.cells:
-            winner = winners[cell.arm.name, cell.fold]
-            if winner["number"] is None:
-                continue
-            pairs = self.book.pairs("confirm", cell.fold)
-            lanes = [
-                self.book.lane(cell, pair, winner["parameters"], winner["number"], phase) for pair in pairs
-            ]
-            orders += self.book.orders(phase, f"{cell.arm.name}: {phase}", lanes)
-        return orders
+    def _confirm(self, number: int, state: State) -> None:
+        """Open the confirmations that a selection made."""
+        self._read = number
+        settled = _winners(state.selections[number - 1])
+        for key in [key for key in self._tunings or {} if key in settled]:
+            # Nothing is proposed to these any more.
+            del (self._tunings or {})[key]
+        self.agenda.settle({arm for arm, _ in settled} - _earlier(state, number))
+        confirmations = self._of_selection(number, "confirm", state)
+        self._confirming[number] = set(self.agenda.add(confirmations, state.finals))
+        if not self._confirming[number]:
+            self._test(number, state)
 
-    # What the rows say, and what can start.
+    def _test(self, number: int, state: State) -> None:
+        """Open the test orders of a selection whose confirmations have ended."""
+        del self._confirming[number]
+        self.agenda.add(self._of_selection(number, "test", state), state.finals)
 
-    def criterion(self, row: TrialRow) -> float | None:
-        """Return what trials are ranked by, lower is better; None for one that failed or diverged."""
-        name = "log_loss" if self.study.task == "classification" else "ccc"
-        value = row.metrics.get(name)
-        if row.status != "complete" or value is None or not math.isfinite(value):
-            return None
-        return value if self.study.task == "classification" else 1 - value
+    def _of_selection(self, number: int, phase: str, state: State) -> Iterator[Draft]:
+        """Return the orders of a phase that a selection made; an arm of which every finalist failed has none.
 
-    def _ready(self, wanted: Sequence[Order], state: State) -> list[Order]:
-        """Return the orders that can start now: those whose stages are done, and the stages of the others."""
-        stages: dict[str, Order] = {}
-        ready = []
-        for order in wanted:
-            missing = [o for lane in order.lanes for o in self._missing_stages(lane, state)]
-            stages |= {o.order_id: o for o in missing if o.order_id not in stages}
-            if not missing:
-                ready.append(order)
-        return [*stages.values(), *ready]
+        They are cut at the pairs of every selection, so that the orders of earlier ones stay what they were.
+        """
+        winners, blocks = _winners(state.selections[number - 1]), _blocks(state.selections[:number])
+        earlier = _earlier(state, number)
+        for arm in self.study.arms:
+            mine = blocks[-1:] if arm.name in earlier else blocks
+            for fold in range(arm.run.data.fold_count):
+                winner = winners.get((arm.name, arm.run.data.folds.tuned_in(fold)))
+                if winner is not None and winner["number"] is not None:
+                    for block in mine:
+                        yield from self._repetitions(Cell(arm, fold), winner, block, phase, number)
 
-    def _missing_stages(self, lane: Lane, state: State) -> Iterator[Order]:
-        """Return the stages a lane waits for that can start now."""
-        for shared in self.book.shared_stages(lane):
-            if shared.outputs.order_id not in state.finals:
-                yield from _open(shared.teachers, state) or [shared.outputs]
+    def _repetitions(
+        self, cell: Cell, winner: Mapping[str, Any], block: range, phase: str, number: int
+    ) -> list[Draft]:
+        pairs = self.book.pairs("confirm", cell, block)
+        slots = [self.book.slot(cell, pair, winner["parameters"], winner["number"], phase) for pair in pairs]
+        title = f"{cell.arm.name}: {phase}"
+        return self.book.drafts(title, (cell.fold, block.start), slots, pairs, number)
 
 
-def _open(orders: Sequence[Order], state: State) -> list[Order]:
-    return [order for order in orders if order.order_id not in state.finals]
+def _winners(selection: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    return {(winner["arm"], winner["fold"]): winner for winner in selection["winners"]}
+
+
+def _earlier(state: State, number: int) -> set[str]:
+    """Return the arms that a selection before some number chose for."""
+    return {winner["arm"] for selection in state.selections[: number - 1] for winner in selection["winners"]}
+
+
+def _blocks(selections: Sequence[Mapping[str, Any]]) -> list[range]:
+    """Return the pairs that each selection added."""
+    ends = [selection["pairs"] for selection in selections]
+    return [range(start, end) for start, end in itertools.pairwise([0, *ends])]
+
+
+__all__ = [
+    "Decision",
+    "Past",
+    "ProposalRequest",
+    "Proposer",
+    "State",
+    "Step",
+    "StudyProtocol",
+]

@@ -16,6 +16,7 @@ from pathlib import Path
 import mmdistill
 from mmdistill.records.rows import StudyRow
 from mmdistill.settings import digest
+from mmdistill.studies.planned import planned
 from mmdistill.studies.study import Study
 
 SOURCE = Path(mmdistill.__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 
 def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     """Return the record of a study that begins now."""
-    file = study.file
+    file, runs = study.file, planned(study)
     arms = [
         {
             "name": arm.name,
@@ -35,6 +36,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
             "frozen": arm.frozen,
             "base": arm.base,
             "change": arm.change,
+            "planned": runs[arm.name].runs,
         }
         for arm in study.arms
     ]
@@ -51,6 +53,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
         arms_json=json.dumps(arms),
         trials=file.search.trials,
+        tuning=_tuning(study),
         pairs=file.confirm.pairs * study.arms[0].run.data.fold_count,
         seed=file.seed,
         package_version=mmdistill.__version__,
@@ -66,6 +69,12 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         cpu_count=os.cpu_count() or 1,
         threads=1,
     )
+
+
+def _tuning(study: Study) -> str:
+    """Return where winners were searched; the weakest of the arms', since it stands for all of them."""
+    found = [arm.run.data.folds.tuning for arm in study.arms]
+    return "shared" if "shared" in found else found[0]
 
 
 def installed(package: str) -> str:

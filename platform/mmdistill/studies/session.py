@@ -4,9 +4,10 @@ Both executors use it, Ray's and the one in process: ask what is ready, execute,
 """
 
 import contextlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from mmdistill.records.finals import Final
 from mmdistill.records.rows import EpochRow, OpeningRow, TrialRow
 from mmdistill.records.study import StudyFolder
 from mmdistill.settings import Choice, Dimension, Range
-from mmdistill.studies.protocol import Proposer, State, StudyProtocol
+from mmdistill.studies.planned import PHASES
+from mmdistill.studies.protocol import Proposer, State, Step, StudyProtocol
 from mmdistill.studies.study import Study
 from mmdistill.terms.base import Task
 
 # A failed order is tried again this often before it is written down as failed.
 RETRIES = 2
 DIED = "its process died, perhaps out of memory"
-PHASES = ("search", "validate", "confirm", "test")
 SHOWN_METRICS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss", "ace", "macro_f1", "worst_class_accuracy"),
     "regression": ("ccc", "rmse"),
@@ -37,10 +38,15 @@ class Session:
 
     def __init__(self, study: Study, folder: StudyFolder, propose: Proposer) -> None:
         self.study, self.folder = study, folder
-        self.protocol = StudyProtocol(study, propose)
+        self.protocol = StudyProtocol(study, propose, _revisions(folder))
         self.failed: list[str] = []
         self._failures: Counter[str] = Counter()
-        self._step: tuple[int, tuple[Order, ...], bool] | None = None
+        # These grow in place; what the protocol is shown is always what is on record.
+        self._decisions, self._selections = folder.decisions(), folder.selections()
+        self._state = State(self._decisions, _Finals(folder), self._selections)
+        # What the protocol has to look at again: everything at first.
+        self._ended: set[str] | None = None
+        self._step: Step | None = None
 
     @property
     def tensorboard(self) -> Path:
@@ -50,15 +56,26 @@ class Session:
     @property
     def is_finished(self) -> bool:
         """Return whether nothing is left to do."""
-        return self._current()[1]
+        return self._current().is_finished
 
-    def ready(self, in_flight: Collection[str]) -> list[Order]:
+    @property
+    def blocks(self) -> list[int]:
+        """Return the confirmation pairs that each selection added, the one to come included."""
+        ends = sorted({0, *(found["pairs"] for found in self._selections), self.study.file.confirm.pairs})
+        return [after - before for before, after in itertools.pairwise(ends)]
+
+    def ready(self, in_flight: Collection[str], most: int | None = None) -> list[Order]:
         """Return the orders that can start now and are not in flight, most urgent first.
 
         Decisions and the selection they come from are durable before this returns, and so is the entry in
         the ledger of test openings for every test order among them.
+
+        Args:
+            in_flight: orders that have been started.
+            most: return at most so many; putting an order together is what costs.
         """
-        orders = [order for order in self._current()[0] if order.order_id not in in_flight]
+        agenda = self._current().agenda
+        orders = [] if agenda is None else list(itertools.islice(agenda.ready(in_flight), most))
         for order in orders:
             if order.kind == "test":
                 self._open_test(order)
@@ -76,8 +93,8 @@ class Session:
             reason = next((a.error for a in reversed(attempts) if a.error), DIED)
             self.folder.put_final(failed_final(order, reason))
             self.failed.append(order.title)
-        self._step = None
-        if order.order_id in self.folder.final_ids() and order.lanes:
+        self._ended, self._step = (self._ended or set()) | {order.order_id}, None
+        if self.folder.has_final(order.order_id) and order.lanes:
             # The event files are a view, written again by the next run: they must not end this one.
             with contextlib.suppress(OSError):
                 self._show(self.folder.final(order.order_id, whole=True))
@@ -91,34 +108,29 @@ class Session:
             if final.trials and not all(self._place(row).is_dir() for row in final.trials):
                 self._show(self.folder.final(final.order_id, whole=True))
 
-    def _current(self) -> tuple[tuple[Order, ...], bool]:
-        finals = self.folder.final_ids()
-        if self._step is None or self._step[0] != len(finals):
-            step = self.protocol.next_step(self._state())
-            while step.decisions or step.selection is not None:
-                for decision in step.decisions:
-                    self.folder.put_decision(decision.name, decision.value)
-                if step.selection is not None:
-                    self.folder.put_selection(step.selection)
-                step = self.protocol.next_step(self._state())
-            self._step = (len(finals), step.orders, step.is_finished)
-        return self._step[1], self._step[2]
-
-    def _state(self) -> State:
-        finals = {final.order_id: final for final in self.folder.finals()}
-        return State(self.folder.decisions(), finals, self.folder.selection())
+    def _current(self) -> Step:
+        while self._step is None:
+            step = self.protocol.next_step(self._state, self._ended)
+            self._ended = set()
+            for decision in step.decisions:
+                self._decisions[decision.name] = self.folder.put_decision(decision.name, decision.value)
+            if step.selection is not None:
+                self._selections.append(self.folder.put_selection(step.selection)[1])
+            if step.agenda is not None:
+                self._step = step
+        return self._step
 
     def _open_test(self, order: Order) -> None:
-        now = datetime.now(UTC)
+        now, number = datetime.now(UTC), self.protocol.agenda.draft(order.order_id).opening
         rows = [
             OpeningRow(
-                opening=1,
+                opening=number,
                 opened_at=now,
                 arm=lane.arm,
                 fold=lane.run.fold,
                 seed_index=lane.seed_index or 0,
                 trial_id=lane.trial_id,
-                selection="1.json",
+                selection=f"{number}.json",
                 order_id=order.order_id,
             )
             for lane in order.lanes
@@ -134,7 +146,8 @@ class Session:
         return self.tensorboard / f"{_proposal(trial)}{repetition}{self._fold(trial)}"
 
     def _fold(self, trial: TrialRow) -> str:
-        return f"-fold{trial.fold}" if len(self.study.fingerprints) > 1 else ""
+        folds = max(len(arm.run.data.folds.opened_folds) for arm in self.study.arms)
+        return f"-fold{trial.fold}" if folds > 1 else ""
 
     def _show(self, final: Final) -> None:
         shown = SHOWN_METRICS[self.study.task]
@@ -149,6 +162,33 @@ class Session:
                 curves=_points(curves.get(trial.trial_id, [])),
                 row=f"{_proposal(trial)}{self._fold(trial)}",
             )
+
+
+class _Finals(Mapping[str, Final]):
+    """The results of a folder, each read when it is asked for."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder, self._known = folder, folder.final_ids()
+
+    def __getitem__(self, order_id: str) -> Final:
+        if order_id not in self:
+            raise KeyError(order_id)
+        return self._folder.final(order_id)
+
+    def __contains__(self, order_id: object) -> bool:
+        # The folder is asked about orders that ended just now, and about no other.
+        return order_id in self._known or (isinstance(order_id, str) and self._folder.has_final(order_id))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folder.final_ids())
+
+    def __len__(self) -> int:
+        return len(self._folder.final_ids())
+
+
+def _revisions(folder: StudyFolder) -> dict[str, int]:
+    """Return with which revision of the study each arm came."""
+    return {arm["name"]: arm.get("revision", 1) for arm in json.loads(folder.row.arms_json)}
 
 
 def _proposal(trial: TrialRow) -> str:

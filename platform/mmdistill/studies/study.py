@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdistill.data.opening import DataSettings, open_dataset, open_fold
+from mmdistill.data.opening import DataSettings, open_dataset, open_fold, with_counted_folds
 from mmdistill.errors import ConfigError, InputError, Problem
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.pipeline.stages import VERSIONS
@@ -15,6 +15,7 @@ from mmdistill.studies.arm import Arm, folds_identity, main_baseline, merged_by_
 from mmdistill.studies.arms import entries_of, runs_of
 from mmdistill.studies.file import ArmEntry, Contrast, StudyFile, read_study_file, sound_part
 from mmdistill.studies.frozen import frozen_arm
+from mmdistill.studies.search import search_problems
 from mmdistill.studies.space import narrowed_space, unused_problems
 from mmdistill.terms.base import Task
 
@@ -106,6 +107,7 @@ def assemble(file: StudyFile, where: str) -> Study:
         known = [*names, *_perhaps_generated(file, names)]
         _contrasts(file, dict(zip(known, known, strict=True)), where, problems)
         raise ConfigError(_without_repeats(problems))
+    runs = {name: _counted(run) for name, run in runs.items()}
     data = runs[names[0]].data
     card = open_dataset(data).card()
     arms = _arms(entries, runs, file, card.task, where, problems)
@@ -115,11 +117,18 @@ def assemble(file: StudyFile, where: str) -> Study:
     kept = with_baselines(kept, baseline, where, problems) if baseline else kept
     contrasts = _contrasts(file, found, where, problems)
     problems += _worker_problems(file, kept, where)
+    searched = [arm for arm in kept if not arm.frozen]
+    epochs = {arm.name: arm.run.epochs for arm in searched}
+    problems += search_problems(file, epochs, {arm.name: arm.space for arm in searched}, where)
     if problems:
         raise ConfigError(_without_repeats(problems))
     reference = None if file.reference is None else found[file.reference]
     file = file.model_copy(update={"contrasts": contrasts, "reference": reference})
     return Study(file, tuple(kept), card.task, card.name, baseline, _fingerprints(kept))
+
+
+def _counted(run: RunSettings) -> RunSettings:
+    return run.model_copy(update={"data": with_counted_folds(run.data)})
 
 
 def _arms(
@@ -157,7 +166,7 @@ def _fingerprints(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
         data = arm.run.data
         key = digest(folds_identity(data))
         if key not in prints:
-            prints[key] = tuple(open_fold(data, fold).fingerprint for fold in range(data.fold_count))
+            prints[key] = tuple(open_fold(data, fold).fingerprint for fold in data.folds.opened_folds)
     return prints
 
 
