@@ -18,7 +18,7 @@ from mmdistill.pipeline.fold import Fold
 from mmdistill.pipeline.run import RunSettings, network_modalities
 from mmdistill.randomness import derive_seed
 from mmdistill.training.batches import BatchOrder
-from mmdistill.training.loop import Fitted, Plan, fit
+from mmdistill.training.loop import Fitted, Keeper, Plan, fit
 from mmdistill.training.objectives import (
     AlignedTeachers,
     AlignmentObjective,
@@ -69,10 +69,13 @@ class Variants:
         return BatchOrder(self.rows, self.seeds(runs, f"{role} batches"), size), steps
 
 
-def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime) -> list[Entry]:
+def train_teachers(
+    runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime, keeper: Keeper | None = None
+) -> list[Entry]:
     """Train the network called ``name`` of every run, all variants of all runs in one cohort.
 
-    The runs must agree in everything but the seed. An entry holds the weights by parameter, [V, ...].
+    The runs must agree in everything but the seed; ``keeper`` keeps the snapshots of this training. An entry
+    holds the weights by parameter, [V, ...].
     """
     run, variants = runs[0], Variants.of(runs, fold)
     modalities = network_modalities(name, run.data)
@@ -83,14 +86,19 @@ def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: 
     batches, steps = variants.batches(runs, "teacher")
     rate = torch.full_like(smoothing, run.teachers.learning_rate)
     decay = torch.full_like(smoothing, run.teachers.weight_decay)
-    fitted = fit(objective, Plan(batches, run.teachers.epochs, steps, rate, decay, "cosine"), runtime)
+    plan = Plan(batches, run.teachers.epochs, steps, rate, decay, "cosine")
+    fitted = fit(objective, plan, runtime, keeper=keeper)
     with torch.no_grad():
         scores = objective.validation()
     return _entries(fitted, variants.count, [_scores(scores, s * variants.count) for s in range(len(runs))])
 
 
 def align_teachers(
-    runs: Sequence[RunSettings], teachers: Mapping[str, Sequence[Entry]], fold: Fold, runtime: Runtime
+    runs: Sequence[RunSettings],
+    teachers: Mapping[str, Sequence[Entry]],
+    fold: Fold,
+    runtime: Runtime,
+    keeper: Keeper | None = None,
 ) -> list[Entry]:
     """Align the set of teachers of every run; ``teachers`` holds each network's entries, one per run."""
     run, variants = runs[0], Variants.of(runs, fold)
@@ -105,7 +113,7 @@ def align_teachers(
     batches, steps = variants.batches(runs, "alignment")
     rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
     plan = Plan(batches, run.alignment.epochs, steps, rate, torch.zeros_like(rate), "cosine")
-    fitted = fit(objective, plan, runtime)
+    fitted = fit(objective, plan, runtime, keeper=keeper)
     with torch.no_grad():
         scores = objective.validation()
     return _entries(fitted, variants.count, [_scores(scores, s * variants.count) for s in range(len(runs))])

@@ -3,7 +3,9 @@
 Axes: K lanes, T steps, B batch.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,6 +35,29 @@ class BatchOrder:
         """Return the next batches, rows_TKB."""
         lanes = [self._draw(lane, steps * self.batch_size) for lane in range(len(self._rows))]
         return torch.stack(lanes).view(len(lanes), steps, self.batch_size).transpose(0, 1)
+
+    def only(self, lanes: Tensor) -> Self:
+        """Return the streams of some lanes, which go on where these are."""
+        chosen = lanes.tolist()
+        narrowed = copy.copy(self)
+        narrowed._rows = [self._rows[k] for k in chosen]
+        narrowed._generators = [self._generators[k] for k in chosen]
+        narrowed._left = [self._left[k] for k in chosen]
+        return narrowed
+
+    def state(self) -> dict[str, Tensor]:
+        """Return where the streams are: the generators and what is left of the last passes."""
+        return {
+            "generators": torch.stack([generator.get_state() for generator in self._generators]),
+            "left": torch.cat(self._left),
+            "left_K": torch.tensor([len(left) for left in self._left]),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of as many streams."""
+        for generator, where in zip(self._generators, state["generators"], strict=True):
+            generator.set_state(where)
+        self._left = list(state["left"].split(state["left_K"].tolist()))
 
     def _draw(self, lane: int, count: int) -> Tensor:
         pieces, total = [self._left[lane]], len(self._left[lane])

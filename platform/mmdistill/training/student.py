@@ -3,8 +3,10 @@
 Axes: K lanes, B batch, N rows, D width, C outputs, M teachers.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,17 @@ class FrozenTeachers:
     evidence_KMN: Tensor
     labelled_KN: Tensor
     policy: str
+
+    def only(self, lanes: Tensor) -> "FrozenTeachers":
+        """Return the teachers of some lanes."""
+        return FrozenTeachers(
+            self.names,
+            self.features_KMND[lanes],
+            self.logits_KMNC[lanes],
+            self.evidence_KMN[lanes],
+            self.labelled_KN[lanes],
+            self.policy,
+        )
 
     def choose(self, rows_KB: Tensor) -> Tensor:
         """Return the index of the teacher of each row of a batch, choice_KB."""
@@ -94,6 +107,19 @@ class StudentObjective:
             if live.auxiliary is not None:
                 parts["auxiliary"] = live.auxiliary
         self.modules: nn.Module = nn.ModuleDict(parts)
+
+    def only(self, lanes: Tensor) -> Self:
+        """Return the objective of some lanes.
+
+        Networks and terms keep their parameters, which are narrowed where they are held.
+        """
+        narrowed = copy.copy(self)
+        narrowed._terms = {name: term.only(lanes) for name, term in self._terms.items()}
+        narrowed._rows = replace(self._rows, labelled_KN=self._rows.labelled_KN[lanes])
+        narrowed._smoothing_K = self._smoothing_K[lanes]
+        narrowed._weights = {name: weight_K[lanes] for name, weight_K in self._weights.items()}
+        narrowed._frozen = None if self._frozen is None else self._frozen.only(lanes)
+        return narrowed
 
     def losses(self, rows_KB: Tensor) -> Losses:
         """Return the objective of a batch."""
