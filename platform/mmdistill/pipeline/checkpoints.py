@@ -1,7 +1,7 @@
 """Snapshots of a training in progress, so that a long order whose process died goes on where it was.
 
-A training has a folder of its own. A snapshot is ``<epoch>.json`` (the commit mark, sealed: facts, and the name
-and hash of the tensors) beside ``<epoch>-<hash>.safetensors``; one that does not verify does not exist.
+A training has a folder of its own. A snapshot is ``<epoch>.json`` (the commit mark, sealed: facts, and the
+name and hash of the tensors) beside ``<epoch>-<hash>.safetensors``; one that does not verify does not exist.
 Nothing is ever pickled.
 """
 
@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 import mmdistill
 from mmdistill.errors import StudyError
 from mmdistill.records.sealed import seal, unseal
-from mmdistill.records.store import file_names, put_named, read_verified, replace_atomically
+from mmdistill.records.store import file_names, read_verified, replace_atomically, sha256_of
 from mmdistill.settings import digest
 from mmdistill.training.loop import Snapshot
 
@@ -72,8 +72,10 @@ class Checkpoints:
         """Keep a snapshot and the one before it."""
         epoch = f"{snapshot.facts['epoch']:06d}"
         payload = save({name: tensor.cpu().contiguous() for name, tensor in snapshot.tensors.items()})
-        name, sha256 = put_named(self._folder, epoch, ".safetensors", payload)
-        # Replaced, not put: what is there differs in its timings only, or is damaged.
+        sha256 = sha256_of(payload)
+        name = f"{epoch}-{sha256[:16]}.safetensors"
+        # What may be there already differs in its timings only, or is damaged.
+        replace_atomically(self._folder / name, payload)
         content = {"tensors": name, "sha256": sha256, "facts": snapshot.facts}
         replace_atomically(self._folder / f"{epoch}.json", seal(content))
         for mark in self._marks()[:-KEPT]:

@@ -102,7 +102,7 @@ class OrderBook:
 
     def orders(self, kind: str, title: str, lanes: Sequence[Lane]) -> list[Order]:
         """Return the orders that carry some lanes, as many lanes in each as the study allows."""
-        most = self.study.file.resources.lanes
+        most = self.study.lanes
         return [self._order(kind, title, lanes[n : n + most]) for n in range(0, len(lanes), most)]
 
     def _order(self, kind: str, title: str, lanes: Sequence[Lane]) -> Order:
@@ -125,7 +125,7 @@ class OrderBook:
         return self._stages_of[lane.trial_id]
 
     def _shared(self, run: RunSettings, phase: str) -> Iterator[SharedStages]:
-        pairs, most = self.pairs(phase, run.fold), self.study.file.resources.lanes
+        pairs, most = self.pairs(phase, run.fold), self.study.lanes
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
             teachers = [self._stages_order(run, phase, "teacher", name, some) for name in run.networks()]

@@ -124,7 +124,7 @@ class StudyProtocol:
 
     def total_orders(self) -> dict[str, int]:
         """Return how many orders with lanes each phase has; stages come on top."""
-        search, lanes = self.study.file.search, self.study.file.resources.lanes
+        search, lanes = self.study.file.search, self.study.lanes
         generations = sum(-(-len(generation) // lanes) for generation in self.generations)
         per_cell = {
             "search": generations,

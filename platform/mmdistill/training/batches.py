@@ -3,9 +3,7 @@
 Axes: K lanes, T steps, B batch.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,14 +34,12 @@ class BatchOrder:
         lanes = [self._draw(lane, steps * self.batch_size) for lane in range(len(self._rows))]
         return torch.stack(lanes).view(len(lanes), steps, self.batch_size).transpose(0, 1)
 
-    def only(self, lanes: Tensor) -> Self:
-        """Return the streams of some lanes, which go on where these are."""
+    def keep(self, lanes: Tensor) -> None:
+        """Drop the streams of all lanes but some."""
         chosen = lanes.tolist()
-        narrowed = copy.copy(self)
-        narrowed._rows = [self._rows[k] for k in chosen]
-        narrowed._generators = [self._generators[k] for k in chosen]
-        narrowed._left = [self._left[k] for k in chosen]
-        return narrowed
+        self._rows = [self._rows[k] for k in chosen]
+        self._generators = [self._generators[k] for k in chosen]
+        self._left = [self._left[k] for k in chosen]
 
     def state(self) -> dict[str, Tensor]:
         """Return where the streams are: the generators and what is left of the last passes."""
@@ -57,7 +53,7 @@ class BatchOrder:
         """Go on from a state of as many streams."""
         for generator, where in zip(self._generators, state["generators"], strict=True):
             generator.set_state(where)
-        self._left = list(state["left"].split(state["left_K"].tolist()))
+        self._left = list(torch.split(state["left"], state["left_K"].tolist()))
 
     def _draw(self, lane: int, count: int) -> Tensor:
         pieces, total = [self._left[lane]], len(self._left[lane])

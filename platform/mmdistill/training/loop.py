@@ -241,7 +241,8 @@ class Training:
         rate_K, decay_K = (values_A[of_all] for values_A in (plan.learning_rate_K, plan.weight_decay_K))
         state = self._optimiser.state.only(at)
         self._optimiser = LaneAdamW(self._parameters, rate_K, decay_K, state)
-        self._batches, self._watch = self._batches.only(at), self._watch.only(at)
+        self._batches.keep(at)
+        self._watch = self._watch.only(at)
         self._objective = self._race.only(of_all)
         self._lanes = list(going)
 

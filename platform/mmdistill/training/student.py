@@ -3,10 +3,8 @@
 Axes: K lanes, B batch, N rows, D width, C outputs, M teachers.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -108,18 +106,17 @@ class StudentObjective:
                 parts["auxiliary"] = live.auxiliary
         self.modules: nn.Module = nn.ModuleDict(parts)
 
-    def only(self, lanes: Tensor) -> Self:
+    def only(self, lanes: Tensor) -> "StudentObjective":
         """Return the objective of some lanes.
 
         Networks and terms keep their parameters, which are narrowed where they are held.
         """
-        narrowed = copy.copy(self)
-        narrowed._terms = {name: term.only(lanes) for name, term in self._terms.items()}
-        narrowed._rows = replace(self._rows, labelled_KN=self._rows.labelled_KN[lanes])
-        narrowed._smoothing_K = self._smoothing_K[lanes]
-        narrowed._weights = {name: weight_K[lanes] for name, weight_K in self._weights.items()}
-        narrowed._frozen = None if self._frozen is None else self._frozen.only(lanes)
-        return narrowed
+        terms = {name: term.only(lanes) for name, term in self._terms.items()}
+        rows = replace(self._rows, labelled_KN=self._rows.labelled_KN[lanes])
+        frozen = None if self._frozen is None else self._frozen.only(lanes)
+        return StudentObjective(
+            self.student, terms, rows, self._smoothing_K[lanes], self._runtime, frozen, self._live
+        )
 
     def losses(self, rows_KB: Tensor) -> Losses:
         """Return the objective of a batch."""
