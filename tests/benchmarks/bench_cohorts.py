@@ -11,7 +11,6 @@ Axes: K lanes, B batch, N rows, D width.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -104,8 +103,12 @@ def plain(case: Case, part: TensorPart, teacher: Tensor, steps: int, lane: int) 
         features, logits = model([x[rows_B] for x in part.inputs.values()])
         loss = cross_entropy(logits, part.labels[rows_B])
         taught = teacher[rows_B]
-        transport, _ = structural_transport(features, taught, eps_rel=eps_rel, k=ANCHORS, iterations=ITERATIONS)
-        similar = normalize(model.from_student(features), dim=1) @ normalize(model.from_teacher(taught), dim=1).T
+        transport, _ = structural_transport(
+            features, taught, eps_rel=eps_rel, k=ANCHORS, iterations=ITERATIONS
+        )
+        similar = (
+            normalize(model.from_student(features), dim=1) @ normalize(model.from_teacher(taught), dim=1).T
+        )
         own = torch.arange(case.batch)
         contrast = 0.5 * (cross_entropy(similar / 0.1, own) + cross_entropy(similar.T / 0.1, own))
         optimiser.zero_grad()
@@ -121,9 +124,7 @@ def objective(case: Case, part: TensorPart, teacher: Tensor, lanes: int) -> Stud
     seeds = list(range(lanes))
     shapes = Shapes(case.width, case.width, case.width, "classification")
     transport, information = TERMS["transport"], TERMS["mutual_information"]
-    each = [
-        transport.settings_type(k=ANCHORS, iterations=ITERATIONS, eps_rel=0.1 + 0.01 * k) for k in seeds
-    ]
+    each = [transport.settings_type(k=ANCHORS, iterations=ITERATIONS, eps_rel=0.1 + 0.01 * k) for k in seeds]
     terms = {
         "transport": transport(each, shapes, seeds),
         "mutual_information": information([information.settings_type()] * lanes, shapes, seeds),
@@ -211,7 +212,9 @@ def main() -> None:
         found = measured(case, 1 if asked.quick else 5, 2 if asked.quick else case.steps)
         print(case.name, f"plain {found['plain']:.2f} ms")
         for lanes in COHORTS:
-            print(f"  K={lanes}: {found[str(lanes)]:.3f} ms/lane-step = {found['plain']/found[str(lanes)]:.2f}x, data {found[f'data {lanes}']:.3f}")
+            print(
+                f"  K={lanes}: {found[str(lanes)]:.3f} ms/lane-step = {found['plain'] / found[str(lanes)]:.2f}x, data {found[f'data {lanes}']:.3f}"
+            )
 
 
 if __name__ == "__main__":

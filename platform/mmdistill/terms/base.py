@@ -73,9 +73,9 @@ Own = TypeVar("Own", bound=TermSettings)
 class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """A part of the objective; holds the weights that train along with the student.
 
-    Lanes differ in the fields that declare a range; every other field is the same in all lanes. What changes
-    while a term trains is its parameters, each with a leading lane axis, and its ``generators``, nothing else:
-    so lanes can be dropped, and a training that was cut off can go on.
+    Lanes differ in the fields that declare a range; every other field is the same in all lanes. While a term
+    trains nothing changes but its parameters, each with a leading lane axis, and its ``generators``: so lanes
+    can be dropped, and a training that was cut off can go on.
 
     Attributes:
         lanes: the settings of each lane.
