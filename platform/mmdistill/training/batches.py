@@ -52,7 +52,8 @@ class BatchOrder:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state of as many streams."""
         for generator, where in zip(self._generators, state["generators"], strict=True):
-            generator.set_state(where)
+            # A copy: torch 2.13 ends the process on a state that is a view into a larger tensor.
+            generator.set_state(where.clone())
         self._left = list(torch.split(state["left"], state["left_K"].tolist()))
 
     def _draw(self, lane: int, count: int) -> Tensor:
