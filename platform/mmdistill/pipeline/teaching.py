@@ -20,11 +20,13 @@ from mmdistill.randomness import derive_seed
 from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Fitted, Keeper, Plan, fit
 from mmdistill.training.objectives import (
+    CHUNK,
     AlignedTeachers,
     AlignmentObjective,
     Streams,
     SupervisedObjective,
     TensorPart,
+    aligned_on,
     criterion,
     outputs_on,
 )
@@ -169,7 +171,7 @@ def _named_outputs(
     load_lanes(aligned, [entry.tensors for entry in alignment])
     aligned.to(fold.device)
     streams = _streams(others, networks["joint"], part, lanes)
-    found = aligned(streams.unimodal, streams.joint)
+    found = aligned_on(aligned, streams)
     return {name: found[name] for name in networks}
 
 
@@ -195,8 +197,13 @@ def _loaded(
 @torch.no_grad()
 def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, lanes: int) -> Streams:
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
-    inputs = {name: part.inputs[name].expand(lanes, *part.inputs[name].shape) for name in joint.modalities}
-    encoded = {name: joint.encoders[name](inputs[name]) for name in joint.modalities}
+    encoded = {
+        name: torch.cat(
+            [joint.encoders[name](x.expand(lanes, *x.shape)) for x in torch.split(part.inputs[name], CHUNK)],
+            dim=1,
+        )
+        for name in joint.modalities
+    }
     return Streams(unimodal, encoded, part.labels)
 
 

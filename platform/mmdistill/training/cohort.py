@@ -30,7 +30,8 @@ def choose_lanes(
 def _seconds(step: Callable[[], object], clock: Callable[[], float]) -> float:
     """Return the least time of a step: whatever else this machine does can only add to it."""
     step()  # the first one allocates
-    start, times = clock(), []
+    start = clock()
+    times: list[float] = []
     while not times or clock() - start < MEASURED_S:
         before = clock()
         step()

@@ -9,9 +9,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, _fused_adamw_, nn
 
 from mmdistill.settings import Settings, Tunable
+
+# AdamW's own defaults.
+BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 class OptimiserSettings(Settings):
@@ -89,7 +92,11 @@ class AdamState(NamedTuple):
 
 
 class LaneAdamW:
-    """``torch.optim.AdamW`` with a parameter group per lane: a row of the flat matrix each."""
+    """``torch.optim.AdamW`` with a learning rate and a weight decay per lane, a row of the flat matrix each.
+
+    The operator below ``AdamW(fused=True)`` is called directly: with a parameter group per lane torch's own
+    bookkeeping takes three times as long as the step.
+    """
 
     def __init__(
         self,
@@ -108,30 +115,35 @@ class LaneAdamW:
         """
         zero_KP = torch.zeros_like(parameters.value_KP)
         self.state = state or AdamState(zero_KP, zero_KP.clone(), 0)
-        self._parameters = parameters
-        self._rates = [float(rate) for rate in learning_rate_K]
-        rows = [nn.Parameter(value_P) for value_P in parameters.value_KP]
-        decays = weight_decay_K.tolist()
-        groups = [
-            {"params": [row], "lr": 0.0, "weight_decay": d} for row, d in zip(rows, decays, strict=True)
-        ]
-        self._adam = torch.optim.AdamW(groups, fused=True)
-        for k, row in enumerate(rows):
-            row.grad = parameters.gradient_KP[k]
-            self._adam.state[row] = {
-                "step": torch.tensor(float(self.state.steps), device=row.device),
-                "exp_avg": self.state.first_KP[k],
-                "exp_avg_sq": self.state.second_KP[k],
-            }
+        self._gradient_KP = parameters.gradient_KP
+        self._rates, self._decays = learning_rate_K.tolist(), weight_decay_K.tolist()
+        matrices = (parameters.value_KP, parameters.gradient_KP, self.state.first_KP, self.state.second_KP)
+        self._rows = list(zip(*(matrix_KP.unbind() for matrix_KP in matrices), strict=True))
+        self._steps = torch.tensor(float(self.state.steps), device=parameters.value_KP.device)
 
     def step(self, scale: float, alive_K: Tensor) -> None:
         """Take one step at ``scale`` times the learning rates; lanes that are not alive stand still."""
         alive = alive_K.tolist()
         if not all(alive):
-            self._parameters.gradient_KP[~alive_K] = 0.0
-        for group, rate, is_alive in zip(self._adam.param_groups, self._rates, alive, strict=True):
-            group["lr"] = scale * rate if is_alive else 0.0
-        self._adam.step()
+            self._gradient_KP[~alive_K] = 0.0
+        self._steps += 1
+        for row, rate, decay, is_alive in zip(self._rows, self._rates, self._decays, alive, strict=True):
+            value_P, gradient_P, first_P, second_P = row
+            _fused_adamw_(
+                [value_P],
+                [gradient_P],
+                [first_P],
+                [second_P],
+                [],
+                [self._steps],
+                lr=scale * rate if is_alive else 0.0,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=decay,
+                eps=EPS,
+                amsgrad=False,
+                maximize=False,
+            )
         self.state = self.state._replace(steps=self.state.steps + 1)
 
 
