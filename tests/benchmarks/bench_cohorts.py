@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_cohorts.py [--quick] [--json FILE]
 
 Both sides train the same networks (encoders, gated fusion, head) on the same loss (cross entropy, structural
-transport by the same solver with the same bound on its iterations, InfoNCE) with batches gathered from the same
-tensors. The plain side is ``nn.Linear`` and ``torch.optim.AdamW``, one lane at a time; ours is
-:func:`mmdistill.training.loop.fit`. Rounds of all alternate; medians over rounds. The exit code is 1 if a goal is
-missed.
+transport by the same solver with the same bound on its iterations, InfoNCE) with batches gathered from the
+same tensors. The plain side is ``nn.Linear`` and ``torch.optim.AdamW``, one lane at a time; ours is
+:func:`mmdistill.training.loop.fit`. Rounds of all alternate; medians over rounds. The exit code is 1 if a
+goal is missed.
 
 Axes: K lanes, B batch, N rows, D width.
 """
@@ -60,7 +60,7 @@ class Case:
         return TensorPart(inputs, torch.randint(CLASSES, (N,), generator=generator))
 
     @cached_property
-    def teacher_ND(self) -> Tensor:
+    def teacher(self) -> Tensor:
         """Return a teacher's features of the samples."""
         return torch.randn(N, self.width, generator=torch.Generator().manual_seed(1)).relu()
 
@@ -116,7 +116,7 @@ def train_plainly(case: Case, steps: int, lane: int, *, fused: bool) -> None:
             rows = torch.randperm(N, generator=order)
         rows_B, rows = rows[: case.batch], rows[case.batch :]
         features, logits = model([x[rows_B] for x in case.part.inputs.values()])
-        taught = case.teacher_ND[rows_B]
+        taught = case.teacher[rows_B]
         transport, _ = structural_transport(
             features, taught, eps_rel=eps_rel(lane), k=ANCHORS, iterations=ITERATIONS
         )
@@ -164,7 +164,7 @@ def cohort_objective(case: Case, lanes: int) -> StudentObjective:
     nothing = torch.zeros(())
     frozen = FrozenTeachers(
         ("teacher",),
-        case.teacher_ND.expand(lanes, 1, N, width),
+        case.teacher.expand(lanes, 1, N, width),
         nothing.expand(lanes, 1, N, CLASSES),
         nothing.expand(lanes, 1, N),
         labelled,
@@ -250,7 +250,7 @@ def main() -> int:
     sys.stdout.write("CPU milliseconds per lane and step.\n\n")
     sys.stdout.write(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n")
     for case in CASES:
-        rounds, steps = (1, 2) if asked.quick else (5, case.steps)
+        rounds, steps = (1, 2) if asked.quick else (3, case.steps)
         results[case.name] = measured(case, rounds, steps)
         sys.stdout.write("\n".join(lines(case, results[case.name])) + "\n")
         sys.stdout.flush()

@@ -57,13 +57,16 @@ def test_every_lane_steps_as_torch_does(schedule):
 
 def test_a_step_has_the_bits_of_torch_with_a_group_per_lane():
     module = Lanes().float()
-    theirs = [nn.Parameter(row.clone()) for row in FlatParameters(module).value_KP]
-    groups = [
-        {"params": [row], "lr": r, "weight_decay": d} for row, r, d in zip(theirs, RATES, DECAYS, strict=True)
-    ]
-    reference = torch.optim.AdamW(groups, fused=True)
-    flat = FlatParameters(module)
-    adam = LaneAdamW(flat, torch.tensor(RATES).double(), torch.tensor(DECAYS).double())
+    flat, rate_K, decay_K = FlatParameters(module), torch.tensor(RATES), torch.tensor(DECAYS)
+    theirs = [nn.Parameter(row.clone()) for row in flat.value_KP]
+    reference = torch.optim.AdamW(
+        [
+            {"params": [row], "lr": float(rate), "weight_decay": float(decay)}
+            for row, rate, decay in zip(theirs, rate_K, decay_K, strict=True)
+        ],
+        fused=True,
+    )
+    adam = LaneAdamW(flat, rate_K, decay_K)
     for step in range(5):
         gradient_KP = torch.randn(3, 10, generator=torch.Generator().manual_seed(step))
         flat.gradient_KP.copy_(gradient_KP)
