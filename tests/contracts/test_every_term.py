@@ -195,6 +195,36 @@ def test_a_lane_equals_its_solo_run(name):
         assert all(gradient.isfinite().all() for gradient in found)
 
 
+def test_some_of_its_lanes_are_the_same_lanes(name):
+    ranges = declared_ranges(TERMS[name].settings_type())
+    lanes = [
+        settings_of(name, **{f: r.at(u) for f, r in ranges.items() if f != "k"}) for u in (0.1, 0.5, 0.9)
+    ]
+    term, given, kept = built(name, lanes), batch(), torch.tensor([0, 2])
+    expected = term(given).value_K[kept]
+    narrowed = term.only(kept)
+    for parameter in narrowed.parameters():
+        parameter.data = parameter.data[kept]
+    found = narrowed(picked(given, (kept, slice(None)))).value_K
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_holds_nothing_that_a_snapshot_would_miss(name):
+    term = built(name)
+    assert list(term.buffers()) == []
+    assert all(parameter.shape[0] == K for parameter in term.parameters())
+    assert len(term.generators) in {0, K}
+    assert term.solo is None or term.solo.strip()
+
+
+def test_a_batch_limits_what_the_term_says_it_does(name):
+    kind = TERMS[name].settings_type
+    limits = kind().most(B)
+    assert limits.keys() <= kind.model_fields.keys()
+    value_K, _ = gradients(built(name, [settings_of(name, **limits)] * K), batch())
+    assert value_K.isfinite().all()
+
+
 def test_a_lane_that_is_not_finite_does_not_disturb_the_others(name):
     given, spoiled = batch(), batch()
     with torch.no_grad():

@@ -264,7 +264,7 @@ REFUSED = [
         "an auxiliary network needs privileged modalities",
     ),
     ("mt_pkdot", {"teachers__pool": ["each"]}, "to the `joint` one, which is not in teachers.pool"),
-    ("mt_pkdot", {"terms__transport__k": 24}, "k must be below batch_size, but is 24 of 24"),
+    ("mt_pkdot", {"terms__transport__k": 24}, "k must be at most 23 with batch_size 24, but is 24"),
     (
         "hinton",
         {"terms": {"softend_logits": {}}},

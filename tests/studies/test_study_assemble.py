@@ -134,7 +134,7 @@ def test_the_identity_of_a_study_is_what_decides_its_numbers(put_together, tiny)
         (
             POOL,
             '"terms.transport.k" = 16',
-            "arms.several: terms.transport.k must be below batch_size, but is 16 of 16",
+            "arms.several: terms.transport.k must be at most 15 with batch_size 16, but is 16",
         ),
         (
             POOL,
@@ -241,8 +241,8 @@ def test_says_what_is_wrong_and_where(put_together, tiny, old, new, expected):
         (
             '[[arms]]\nname = "t"\nrecipe = "pkdot"\nedits = { "terms.transport.k" = 5 }\nspace = {'
             ' "batch_size" = { choice = [8, 16] } }',
-            "is not allowed with terms.transport.k = 15: terms.transport.k must be below batch_size,"
-            " but is 15 of 8; narrow the space",
+            "is not allowed with terms.transport.k = 15: terms.transport.k must be at most 7 with"
+            " batch_size 8, but is 15; narrow the space",
         ),
         (
             "[resources]\nworkers = 3",

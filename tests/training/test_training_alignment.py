@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cosine_embedding_loss, cross_entropy, linear
 
 from mmdistill.models.network import Network, NetworkSettings
-from mmdistill.training.objectives import AlignedTeachers, AlignmentObjective, Streams
+from mmdistill.training.objectives import AlignedTeachers, AlignmentObjective, Streams, aligned_on
 
 K, N, D, C = 2, 12, 6, 3
 
@@ -66,6 +66,16 @@ def test_the_joint_teacher_chooses_the_epoch(aligned, streams):
     logits = aligned(streams.unimodal, streams.joint)["joint"].logits_KBC
     expected = torch.stack([cross_entropy(logits[k], streams.labels) for k in range(K)])
     torch.testing.assert_close(objective.validation()["criterion"], expected)
+
+
+def test_a_large_part_goes_through_alignment_in_pieces(aligned, streams, monkeypatch):
+    whole = aligned(streams.unimodal, streams.joint)
+    monkeypatch.setattr("mmdistill.training.objectives.CHUNK", 5)
+    pieces = aligned_on(aligned, streams)
+    assert pieces.keys() == whole.keys()
+    for name, expected in whole.items():
+        torch.testing.assert_close(pieces[name].features_KBD, expected.features_KBD.detach())
+        torch.testing.assert_close(pieces[name].logits_KBC, expected.logits_KBC.detach())
 
 
 def test_a_joint_teacher_of_one_modality_has_nothing_to_fuse():

@@ -51,8 +51,8 @@ def test_curves_have_a_value_per_epoch_and_lane_averaged_over_steps():
     bowl = Bowl([1.0, 2.0])
     fitted = fit(bowl, plan(2), LocalRuntime())
     assert set(fitted.curves) == {"term/task", "term/pull", "detail/step", "validation/weight"}
-    assert fitted.curves["term/task"] == [[1.0, 1.0]] * 3
-    assert fitted.curves["detail/step"] == [[2.5, 2.5], [6.5, 6.5], [10.5, 10.5]]
+    assert fitted.curves["term/task"] == [[1.0, 1.0, 1.0]] * 2
+    assert fitted.curves["detail/step"] == [[2.5, 6.5, 10.5]] * 2
     assert len(bowl.seen) == 3 * STEPS
     assert fitted.diverged == {}
     assert fitted.cpu_s > 0
@@ -61,16 +61,16 @@ def test_curves_have_a_value_per_epoch_and_lane_averaged_over_steps():
 def test_each_lane_keeps_its_best_epoch_by_validation():
     criterion = [[3.0, 1.0, 1.0], [1.0, 2.0, 1.0], [2.0, math.nan, 0.5]]
     fitted = fit(Bowl([1.0, 1.0, 1.0], criterion=criterion), plan(3), LocalRuntime())
-    assert fitted.epoch_K == [1, 0, 2]
-    for lane, epoch in enumerate(fitted.epoch_K):
+    assert fitted.epoch_A == [1, 0, 2]
+    for lane, epoch in enumerate(fitted.epoch_A):
         assert (
-            float(fitted.parameters.lane(lane)["w"][0, 0]) == fitted.curves["validation/weight"][epoch][lane]
+            float(fitted.parameters.lane(lane)["w"][0, 0]) == fitted.curves["validation/weight"][lane][epoch]
         )
 
 
 def test_of_equal_epochs_the_first_is_kept():
     fitted = fit(Bowl([1.0], criterion=[[1.0]] * 3), plan(1), LocalRuntime())
-    assert fitted.epoch_K == [0]
+    assert fitted.epoch_A == [0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -81,17 +81,17 @@ def test_a_diverged_lane_is_reported_and_its_neighbours_do_not_notice(value):
     assert fitted.diverged == {1: "pull is not finite at step 5"}
     for lane in (0, 2):
         assert torch.equal(fitted.parameters.value_KP[lane], quiet.parameters.value_KP[lane])
-        assert [e[lane] for e in fitted.curves["term/pull"]] == [e[lane] for e in quiet.curves["term/pull"]]
+        assert fitted.curves["term/pull"][lane] == quiet.curves["term/pull"][lane]
     # Epoch 0 was sound, so its weights are what is left.
-    assert fitted.epoch_K[1] == 0
+    assert fitted.epoch_A[1] == 0
     assert torch.equal(
-        fitted.parameters.value_KP[1, 0], torch.tensor(quiet.curves["validation/weight"][0][1])
+        fitted.parameters.value_KP[1, 0], torch.tensor(quiet.curves["validation/weight"][1][0])
     )
 
 
 def test_a_dead_lane_stands_still():
     fitted = fit(Bowl([1.0, 2.0], spoil={(0, 4): math.nan}), plan(2), LocalRuntime())
-    weights = [epoch[0] for epoch in fitted.curves["validation/weight"]]
+    weights = fitted.curves["validation/weight"][0]
     assert weights[0] == weights[1] == weights[2]
     assert weights[0] < 1
 
@@ -103,7 +103,7 @@ def test_the_first_failure_is_the_one_that_is_told():
 
 def test_a_lane_that_fails_before_its_first_validation_keeps_its_first_weights():
     fitted = fit(Bowl([1.5], spoil={(0, 1): math.nan}), plan(1), LocalRuntime())
-    assert fitted.epoch_K == [0]
+    assert fitted.epoch_A == [0]
     assert (fitted.parameters.value_KP == 1.5).all()
 
 

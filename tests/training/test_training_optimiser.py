@@ -55,6 +55,29 @@ def test_every_lane_steps_as_torch_does(schedule):
         torch.testing.assert_close(ours.b[k], theirs.b[0], rtol=1e-6, atol=1e-8)
 
 
+def test_a_step_has_the_bits_of_torch_with_a_group_per_lane():
+    module = Lanes().float()
+    flat, rate_K, decay_K = FlatParameters(module), torch.tensor(RATES), torch.tensor(DECAYS)
+    theirs = [nn.Parameter(row.clone()) for row in flat.value_KP]
+    reference = torch.optim.AdamW(
+        [
+            {"params": [row], "lr": float(rate), "weight_decay": float(decay)}
+            for row, rate, decay in zip(theirs, rate_K, decay_K, strict=True)
+        ],
+        fused=True,
+    )
+    adam = LaneAdamW(flat, rate_K, decay_K)
+    for step in range(5):
+        gradient_KP = torch.randn(3, 10, generator=torch.Generator().manual_seed(step))
+        flat.gradient_KP.copy_(gradient_KP)
+        for row, gradient_P in zip(theirs, gradient_KP, strict=True):
+            row.grad = gradient_P.clone()
+        adam.step(1.0, torch.ones(3, dtype=torch.bool))
+        reference.step()
+        assert torch.equal(flat.value_KP, torch.stack(theirs).detach())
+    assert adam.state.steps == 5
+
+
 def test_a_dead_lane_stands_still_and_its_gradient_does_no_harm():
     module = Lanes()
     flat = FlatParameters(module)

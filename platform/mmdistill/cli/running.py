@@ -20,6 +20,7 @@ from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
 from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render import markdown
+from mmdistill.studies.lanes import with_lanes
 from mmdistill.studies.provenance import command_line, study_row
 from mmdistill.studies.session import DIED, Session
 from mmdistill.studies.study import Study, open_study
@@ -78,6 +79,7 @@ def run_study(
     root = _usable(readable(output or Path("results") / study.file.name))
     cache = root / "cache" if cache is None else _usable_folder(readable(cache))
     with DriverLock(root):
+        study = with_lanes(study, _lanes_on_record(root))
         folder = _folder(study, root, file)
         session = Session(study, folder, propose)
         session.show_missing()
@@ -91,6 +93,13 @@ def run_study(
     failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
+
+
+def _lanes_on_record(root: Path) -> int | None:
+    if not (root / "study.json").exists():
+        return None
+    lanes: int = StudyFolder.open(root).resolved["lanes"]
+    return lanes
 
 
 def _folder(study: Study, root: Path, file: Path) -> StudyFolder:

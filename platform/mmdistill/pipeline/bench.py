@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmdistill.pipeline.cache import Entry, StageCache
+from mmdistill.pipeline.checkpoints import Checkpoints
 from mmdistill.pipeline.fold import Fold
 from mmdistill.pipeline.run import RunSettings, canonical
-from mmdistill.pipeline.stages import Pipeline, Stage
+from mmdistill.pipeline.stages import Pipeline, Stage, raced
 from mmdistill.pipeline.studying import train_students
 from mmdistill.pipeline.teaching import align_teachers, teacher_outputs, train_teachers
 from mmdistill.records.rows import StageRow
+from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import Runtime
 
 
@@ -23,8 +25,8 @@ class Piece:
     arm: str | None = None
 
 
-# Computes the stages of the pieces at some positions, all at once.
-Compute = Callable[[list[int]], list[Entry]]
+# Computes the stages of the pieces at some positions, all at once, with snapshots while it trains.
+Compute = Callable[[list[int], Checkpoints], list[Entry]]
 
 
 class Bench:
@@ -46,10 +48,11 @@ class Bench:
 
     def teacher(self, name: str, pieces: Sequence[Piece]) -> list[Entry]:
         """Return the trained network called ``name`` of every piece."""
-        stages = [self.pipeline(piece).teacher(name) for piece in pieces]
-        return self._ready(
-            stages, pieces, lambda at: train_teachers(_runs(pieces, at), name, self.fold, self.runtime)
-        )
+
+        def compute(at: list[int], keeper: Checkpoints) -> list[Entry]:
+            return train_teachers(_runs(pieces, at), name, self.fold, self.runtime, keeper)
+
+        return self._ready([self.pipeline(piece).teacher(name) for piece in pieces], pieces, compute)
 
     def outputs(self, pieces: Sequence[Piece]) -> list[Entry] | None:
         """Return the teacher outputs of every piece; None where no frozen teacher teaches.
@@ -60,7 +63,7 @@ class Bench:
         if not stages:
             return None
 
-        def compute(at: list[int]) -> list[Entry]:
+        def compute(at: list[int], _: Checkpoints) -> list[Entry]:
             chosen = [pieces[n] for n in at]
             teachers, aligned = self._teachers(chosen), self.alignment(chosen)
             clock = time.process_time()
@@ -75,14 +78,17 @@ class Bench:
 
         return self._ready(stages, pieces, compute)
 
-    def students(self, pieces: Sequence[Piece], outputs: Sequence[Entry] | None) -> list[Entry]:
-        """Return the trained student of every piece."""
+    def students(
+        self, pieces: Sequence[Piece], outputs: Sequence[Entry] | None, race: RaceSettings | None = None
+    ) -> list[Entry]:
+        """Return the trained student of every piece; with ``race`` they race each other."""
 
-        def compute(at: list[int]) -> list[Entry]:
+        def compute(at: list[int], keeper: Checkpoints) -> list[Entry]:
             some = None if outputs is None else [outputs[n] for n in at]
-            return train_students(_runs(pieces, at), some, self.fold, self.runtime)
+            return train_students(_runs(pieces, at), some, self.fold, self.runtime, race, keeper)
 
-        return self._ready([self.pipeline(piece).student for piece in pieces], pieces, compute)
+        stages = [self.pipeline(piece).student for piece in pieces]
+        return self._ready(stages if race is None else raced(stages, race), pieces, compute)
 
     def alignment(self, pieces: Sequence[Piece]) -> list[Entry] | None:
         """Return the aligned teachers of every piece; None where the run does not align them."""
@@ -90,9 +96,9 @@ class Bench:
         if not stages:
             return None
 
-        def compute(at: list[int]) -> list[Entry]:
+        def compute(at: list[int], keeper: Checkpoints) -> list[Entry]:
             teachers = self._teachers([pieces[n] for n in at])
-            return align_teachers(_runs(pieces, at), teachers, self.fold, self.runtime)
+            return align_teachers(_runs(pieces, at), teachers, self.fold, self.runtime, keeper)
 
         return self._ready(stages, pieces, compute)
 
@@ -113,13 +119,16 @@ class Bench:
         missing = self.runtime.first([key for key, (entry, _) in reads.items() if entry is None])
         found = {key: entry for key, (entry, _) in reads.items() if entry is not None}
         if missing:
+            keeper = self.cache.checkpoints(list(positions), self.runtime)
             self._depth += 1
-            computed = compute(list(positions.values()))
+            computed = compute(list(positions.values()), keeper)
             self._depth -= 1
             for (key, number), entry in zip(positions.items(), computed, strict=True):
                 found[key] = entry.on_cpu()
                 if self.runtime.rank == 0 and key in missing:
                     self.cache.write(stages[number], found[key])
+            if self.runtime.rank == 0:
+                keeper.clear()
         for stage, piece in zip(stages, pieces, strict=True):
             reason = (
                 "computed with its cohort" if missing and stage.key not in missing else reads[stage.key][1]

@@ -5,6 +5,7 @@ An entry is ``<key>.json`` (the commit mark, sealed: facts, and the name and has
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +15,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mmdistill.errors import ConflictError, StudyError
+from mmdistill.pipeline.checkpoints import Checkpoints, training_name
 from mmdistill.pipeline.stages import Stage
 from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.store import put_if_absent, read_verified, replace_atomically, sha256_of
+from mmdistill.training.runtime import Runtime
+
+# A process that dies loses this much training and less than an epoch.
+CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,21 @@ class Entry:
 
 
 class StageCache:
-    """A folder of finished stages."""
+    """A folder of finished stages, and of snapshots of those in progress."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
+        """Take a folder, which need not exist.
+
+        Args:
+            root: the folder.
+            checkpoint_seconds: least time between two snapshots of a training; 0 for one after every epoch.
+        """
+        self.root, self.checkpoint_seconds = root, checkpoint_seconds
+
+    def checkpoints(self, keys: Sequence[str], runtime: Runtime) -> Checkpoints:
+        """Return the snapshots of the training that computes the stages with these keys together."""
+        name = training_name(keys, str(runtime.device), runtime.world_size)
+        return Checkpoints(self.root / "checkpoints" / name, self.checkpoint_seconds)
 
     def read(self, stage: Stage) -> tuple[Entry | None, str]:
         """Return the entry, or None, and the reason: "hit" or why it is a miss.

@@ -114,7 +114,7 @@ def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Ru
     bench = Bench(order.order_id, cache, fold, runtime)
     pieces = [Piece(lane.run, lane.pair_id, lane.arm) for lane in lanes]
     outputs = bench.outputs(pieces)
-    students = bench.students(pieces, outputs)
+    students = bench.students(pieces, outputs, order.race)
     taught = outputs or [Entry({}, {})] * len(lanes)
     if order.kind == "test":
         return _test(order, lanes, students, bench, taught)
@@ -136,7 +136,7 @@ def _trial(
     """Return the row of a lane from the facts of its student and of its teachers' outputs."""
     run = canonical(lane.run)
     shares = facts.get("selection", {})
-    diverged = facts.get("diverged")
+    diverged, stopped = facts.get("diverged"), facts.get("stopped_epoch")
     return TrialRow(
         trial_id=lane.trial_id,
         order_id=order.order_id,
@@ -147,9 +147,10 @@ def _trial(
         seed=lane.run.seed,
         fold=lane.run.fold,
         pair_id=lane.pair_id,
-        status="diverged" if diverged else "complete",
+        status="diverged" if diverged else "pruned" if stopped else "complete",
         split="validation",
         epoch=facts.get("epoch"),
+        stopped_epoch=stopped,
         metrics={} if diverged else facts.get("metrics", {}),
         parameters=lane.parameters,
         config_json=lane.run.model_dump_json(),

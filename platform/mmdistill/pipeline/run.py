@@ -171,11 +171,23 @@ def _term_problems(run: RunSettings) -> list[str]:
         problems.append('an auxiliary network needs `teachers.training = "joint"`')
     if run.needs_auxiliary() and not run.data.privileged:
         problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
-    transport = terms.get("transport")
-    anchors = 0 if transport is None or "k" in transport.dead() else getattr(transport, "k", 0)
-    if anchors >= run.batch_size:
-        problems.append(f"terms.transport.k must be below batch_size, but is {anchors} of {run.batch_size}")
+    for path, most in greatest(run).items():
+        _, name, field = path.split(".")
+        value = getattr(terms[name], field)
+        if value > most:
+            limit = f"at most {most} with batch_size {run.batch_size}"
+            problems.append(f"{path} must be {limit}, but is {value}")
     return problems
+
+
+def greatest(run: RunSettings) -> dict[str, int]:
+    """Return the greatest values of the live settings that the batch size limits, by dotted path."""
+    return {
+        f"terms.{name}.{field}": most
+        for name, settings in run.active_terms().items()
+        for field, most in settings.most(run.batch_size).items()
+        if field not in settings.dead()
+    }
 
 
 def canonical(run: RunSettings) -> RunSettings:

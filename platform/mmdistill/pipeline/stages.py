@@ -5,12 +5,14 @@ rows, the seed and the keys of the stages before it. So only what changed is com
 that need the same stage share it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from mmdistill.pipeline.run import RunSettings, canonical, network_modalities
 from mmdistill.settings import digest
+from mmdistill.training.race import RaceSettings
 
 Kind = Literal["teacher", "alignment", "teacher_outputs", "student"]
 
@@ -39,6 +41,13 @@ class Stage:
         """Return 32 hexadecimal digits that identify what the stage writes."""
         content = [self.kind, VERSIONS[self.kind], self.own, [stage.key for stage in self.upstream]]
         return digest(content) + digest(["second half", *content])
+
+
+def raced(students: Sequence[Stage], race: RaceSettings) -> list[Stage]:
+    """Return the stages of students that race each other: what becomes of one depends on all."""
+    cohort = digest(list(dict.fromkeys(stage.key for stage in students)))
+    rules = {"race": race.as_json(), "cohort": cohort}
+    return [replace(stage, own=stage.own | rules) for stage in students]
 
 
 class Pipeline:

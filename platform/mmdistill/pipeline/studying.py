@@ -21,7 +21,8 @@ from mmdistill.settings import declared_ranges, digest, flattened
 from mmdistill.terms import TERMS, Shapes
 from mmdistill.terms.base import AbstractTerm
 from mmdistill.training.batches import BatchOrder
-from mmdistill.training.loop import Fitted, Plan, fit
+from mmdistill.training.loop import Fitted, Keeper, Plan, Race, fit
+from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import Runtime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
@@ -29,16 +30,26 @@ DEGENERATE_SHARE = 0.99
 
 
 def cohort_key(run: RunSettings) -> str:
-    """Return what lanes of one cohort must agree in: everything but the seed and fields with a range."""
+    """Return what lanes of one cohort must agree in: everything but the seed and fields with a range.
+
+    A run with a term that cannot be stacked is a cohort of its own.
+    """
     # A term of weight 0 is absent, so its lane has another objective than one with a weight.
     run = canonical(run)
+    if any(TERMS[name].solo for name in run.terms):
+        return digest([run.as_json()])
     varying = set(declared_ranges(run)) | {"seed"}
     same = {path: value for path, value in flattened(run.as_json()).items() if path not in varying}
     return digest([same, list(run.terms)])
 
 
 def train_students(
-    runs: Sequence[RunSettings], outputs: Sequence[Entry] | None, fold: Fold, runtime: Runtime
+    runs: Sequence[RunSettings],
+    outputs: Sequence[Entry] | None,
+    fold: Fold,
+    runtime: Runtime,
+    race: RaceSettings | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Entry]:
     """Train the students of lanes with one cohort key.
 
@@ -47,35 +58,43 @@ def train_students(
         outputs: each lane's teacher outputs; None where no frozen teacher teaches.
         fold: the data without test rows.
         runtime: where this runs.
+        race: how the lanes race; by default none is stopped.
+        keeper: of the snapshots of this training.
 
     Returns:
         per lane the student's weights, and as facts the kept epoch, validation metrics, curves, the share
-        of each teacher, CPU seconds and, for a diverged lane, the term and step.
+        of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race stopped
+        the epochs it trained.
     """
-    objective = _objective(runs, outputs, fold, runtime)
-    run = runs[0]
-    everything = torch.arange(len(fold.train))
-    seeds = [derive_seed(r.seed, "student batches") for r in runs]
-    batches = BatchOrder([everything] * len(runs), seeds, run.batch_size)
-    steps = max(1, len(fold.train) // run.batch_size)
-    rate, decay = (_lanes(runs, field, fold) for field in ("learning_rate", "weight_decay"))
-    plan = Plan(batches, run.epochs, steps, rate, decay, run.optimiser.schedule)
-    fitted = fit(objective, plan, runtime)
+    objective = student_objective(runs, outputs, fold, runtime)
+    race_on = None if race is None else Race(race, objective.only)
+    fitted = fit(objective, student_plan(runs, fold), runtime, race_on, keeper)
     metrics = evaluate(objective.student, fold, fold.arrays.validation, fold.validation, len(runs))
     return [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+
+
+def student_plan(runs: Sequence[RunSettings], fold: Fold) -> Plan:
+    """Return how the students of lanes with one cohort key are trained."""
+    run = runs[0]
+    seeds = [derive_seed(r.seed, "student batches") for r in runs]
+    batches = BatchOrder([torch.arange(len(fold.train))] * len(runs), seeds, run.batch_size)
+    steps = max(1, len(fold.train) // run.batch_size)
+    rate, decay = (_lanes(runs, field, fold) for field in ("learning_rate", "weight_decay"))
+    return Plan(batches, run.epochs, steps, rate, decay, run.optimiser.schedule)
 
 
 def _entry(k: int, runs: Sequence[RunSettings], fitted: Fitted, metrics: list[dict[str, float]]) -> Entry:
     prefix = "student."
     lane = fitted.parameters.lane(k)
     tensors = {name.removeprefix(prefix): t for name, t in lane.items() if name.startswith(prefix)}
-    curves = {name: [values_K[k] for values_K in epochs] for name, epochs in fitted.curves.items()}
+    curves = {name: values_AE[k] for name, values_AE in fitted.curves.items()}
     facts: dict[str, Any] = {
-        "epoch": fitted.epoch_K[k],
-        "metrics": metrics[k] | _means(curves, fitted.epoch_K[k]),
+        "epoch": fitted.epoch_A[k],
+        "stopped_epoch": fitted.stopped.get(k),
+        "metrics": metrics[k] | _means(curves, fitted.epoch_A[k]),
         "curves": curves,
         "selection": _shares(curves),
-        "cpu_s": fitted.cpu_s / len(runs),
+        "cpu_s": fitted.share(k),
         "lanes": len(runs),
         "diverged": fitted.diverged.get(k),
     }
@@ -114,9 +133,10 @@ def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:
     return Network(widths, fold.outputs, run.network, seeds).to(fold.device)
 
 
-def _objective(
+def student_objective(
     runs: Sequence[RunSettings], outputs: Sequence[Entry] | None, fold: Fold, runtime: Runtime
 ) -> StudentObjective:
+    """Return what the students of lanes with one cohort key are trained for, at their first weights."""
     run = runs[0]
     labelled = [torch.from_numpy(fold.labelled(r.data.label_fraction, r.seed)) for r in runs]
     rows = Rows(fold.train, fold.validation, torch.stack(labelled).to(fold.device), fold.task)

@@ -18,13 +18,15 @@ from mmdistill.pipeline.fold import Fold
 from mmdistill.pipeline.run import RunSettings, network_modalities
 from mmdistill.randomness import derive_seed
 from mmdistill.training.batches import BatchOrder
-from mmdistill.training.loop import Fitted, Plan, fit
+from mmdistill.training.loop import Fitted, Keeper, Plan, fit
 from mmdistill.training.objectives import (
+    CHUNK,
     AlignedTeachers,
     AlignmentObjective,
     Streams,
     SupervisedObjective,
     TensorPart,
+    aligned_on,
     criterion,
     outputs_on,
 )
@@ -85,10 +87,13 @@ def taught_parts(runs: Sequence[RunSettings], fold: Fold, copies: int = 1) -> tu
     return replace(fold.train, source_KN=train), replace(fold.validation, source_KN=validation)
 
 
-def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime) -> list[Entry]:
+def train_teachers(
+    runs: Sequence[RunSettings], name: str, fold: Fold, runtime: Runtime, keeper: Keeper | None = None
+) -> list[Entry]:
     """Train the network called ``name`` of every run, all variants of all runs in one cohort.
 
-    The runs must agree in everything but the seed. An entry holds the weights by parameter, [V, ...].
+    The runs must agree in everything but the seed; ``keeper`` keeps the snapshots of this training. An entry
+    holds the weights by parameter, [V, ...].
     """
     run, variants = runs[0], Variants.of(runs, fold)
     modalities = network_modalities(name, run.data)
@@ -100,14 +105,19 @@ def train_teachers(runs: Sequence[RunSettings], name: str, fold: Fold, runtime: 
     batches, steps = variants.batches(runs, "teacher")
     rate = torch.full_like(smoothing, run.teachers.learning_rate)
     decay = torch.full_like(smoothing, run.teachers.weight_decay)
-    fitted = fit(objective, Plan(batches, run.teachers.epochs, steps, rate, decay, "cosine"), runtime)
+    plan = Plan(batches, run.teachers.epochs, steps, rate, decay, "cosine")
+    fitted = fit(objective, plan, runtime, keeper=keeper)
     with torch.no_grad():
         scores = objective.validation()
     return _entries(fitted, variants.count, [_scores(scores, s * variants.count) for s in range(len(runs))])
 
 
 def align_teachers(
-    runs: Sequence[RunSettings], teachers: Mapping[str, Sequence[Entry]], fold: Fold, runtime: Runtime
+    runs: Sequence[RunSettings],
+    teachers: Mapping[str, Sequence[Entry]],
+    fold: Fold,
+    runtime: Runtime,
+    keeper: Keeper | None = None,
 ) -> list[Entry]:
     """Align the set of teachers of every run; ``teachers`` holds each network's entries, one per run."""
     run, variants = runs[0], Variants.of(runs, fold)
@@ -123,7 +133,7 @@ def align_teachers(
     batches, steps = variants.batches(runs, "alignment")
     rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
     plan = Plan(batches, run.alignment.epochs, steps, rate, torch.zeros_like(rate), "cosine")
-    fitted = fit(objective, plan, runtime)
+    fitted = fit(objective, plan, runtime, keeper=keeper)
     with torch.no_grad():
         scores = objective.validation()
     return _entries(fitted, variants.count, [_scores(scores, s * variants.count) for s in range(len(runs))])
@@ -179,7 +189,7 @@ def _named_outputs(
     load_lanes(aligned, [entry.tensors for entry in alignment])
     aligned.to(fold.device)
     streams = _streams(others, networks["joint"], part, lanes)
-    found = aligned(streams.unimodal, streams.joint)
+    found = aligned_on(aligned, streams)
     return {name: found[name] for name in networks}
 
 
@@ -205,8 +215,13 @@ def _loaded(
 @torch.no_grad()
 def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, lanes: int) -> Streams:
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
-    inputs = {name: part.inputs[name].expand(lanes, *part.inputs[name].shape) for name in joint.modalities}
-    encoded = {name: joint.encoders[name](inputs[name]) for name in joint.modalities}
+    encoded = {
+        name: torch.cat(
+            [joint.encoders[name](x.expand(lanes, *x.shape)) for x in torch.split(part.inputs[name], CHUNK)],
+            dim=1,
+        )
+        for name in joint.modalities
+    }
     return Streams(unimodal, encoded, part.labels, part.source_KN)
 
 

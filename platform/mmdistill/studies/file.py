@@ -28,6 +28,9 @@ from mmdistill.training.race import RaceSettings
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=-]{0,79}")
 NAME_RULE = "a name starts with a letter or digit and holds at most 80 of letters, digits and `. _ + @ = -`"
 LARGEST_FILE = 1 << 20
+# Runs that train together where nothing else is known.
+PLANNED_LANES = 16
+MOST_LANES = 1024
 
 # Which alternative of a union pydantic took; no key is ever written like this.
 _TAGS = ("<range>", "<choice>", "<flag>")
@@ -163,7 +166,8 @@ class Resources(Settings):
         concurrent: orders at once; 0 means as many as the CPUs allow.
         cpus: CPUs that one order, or one worker of it, asks for.
         patience: seconds without a step of training after which an order counts as hung and is ended.
-        lanes: most runs that train together, or ``auto``; part of the identity of a study.
+        lanes: most runs that train together; ``auto`` measures what is best when the study begins. Part of
+            the identity of a study.
     """
 
     workers: Annotated[int, Field(ge=0, le=64)] = 0
@@ -172,7 +176,15 @@ class Resources(Settings):
     concurrent: Annotated[int, Field(ge=0)] = 0
     cpus: Annotated[float, Field(gt=0, le=256)] = 1.0
     patience: Annotated[float, Field(ge=1)] = 300.0
-    lanes: Annotated[int, Field(ge=1, le=1024)] = 16
+    lanes: int | Literal["auto"] = PLANNED_LANES
+
+    @field_validator("lanes", mode="plain")
+    @classmethod
+    def _is_a_number_of_runs(cls, value: Any) -> Any:
+        # One rule in place of one message per alternative.
+        if value == "auto" or (type(value) is int and 1 <= value <= MOST_LANES):
+            return value
+        raise ValueError(f'give a whole number from 1 to {MOST_LANES}, or "auto"')
 
 
 class StudyFile(Settings):

@@ -140,7 +140,7 @@ class OrderBook:
         opening: int = 0,
     ) -> list[Draft]:
         """Return the orders that carry some runs, as many in each as the study allows."""
-        most, found = self.study.file.resources.lanes, []
+        most, found = self.study.lanes, []
         for start in range(0, len(slots), most):
             some = tuple(slots[start : start + most])
             kind = some[0].phase
@@ -182,7 +182,7 @@ class OrderBook:
         return self._stages[signature]
 
     def _shared(self, run: RunSettings, phase: str, pairs: Sequence[Pair]) -> Iterator[SharedStages]:
-        most = self.study.file.resources.lanes
+        most = self.study.lanes
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
             teachers = [self._stages_order(run, phase, "teacher", name, some) for name in run.networks()]

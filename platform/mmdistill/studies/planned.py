@@ -33,7 +33,7 @@ def planned(study: Study, blocks: Sequence[int] | None = None) -> dict[str, Plan
 
 
 def _planned(arm: Arm, study: Study, blocks: Sequence[int]) -> Planned:
-    search, lanes, folds = study.file.search, study.file.resources.lanes, arm.run.data.folds
+    search, lanes, folds = study.file.search, study.lanes, arm.run.data.folds
     searched = 0 if arm.frozen else len(folds.search_folds)
     again = min(search.top, search.trials) * search.seeds
     generations = sum(-(-len(generation) // lanes) for generation in generations_of(search))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from mmdistill.errors import Problem
 from mmdistill.settings import Dimension, Range
-from mmdistill.studies.file import SearchSettings, StudyFile
+from mmdistill.studies.file import PLANNED_LANES, SearchSettings, StudyFile
 
 Spaces = Mapping[str, Mapping[str, Dimension]]
 
@@ -34,7 +34,7 @@ def _race_problems(file: StudyFile, epochs: Mapping[str, int], where: str) -> li
     if race is None:
         return []
     problems = []
-    lanes = file.resources.lanes
+    lanes = PLANNED_LANES if file.resources.lanes == "auto" else file.resources.lanes
     if min(lanes, max(map(len, generations_of(file.search)))) < 2:
         rule = "a race needs two proposals that train together, but every generation has one"
         if lanes < 2:

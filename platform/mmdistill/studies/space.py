@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmdistill.errors import Problem
-from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
+from mmdistill.pipeline.run import RunSettings, canonical, greatest, live_ranges
 from mmdistill.settings import Choice, Dimension, Range, declared_ranges, edited, flattened
 from mmdistill.studies.file import ArmEntry, Space
 from mmdistill.terms.base import Task
@@ -29,7 +29,9 @@ def narrowed_space(
         where: the study file.
     """
     declared = live_ranges(run, task)
-    space: dict[str, Dimension] = {path: _below_batch(path, found, run) for path, found in declared.items()}
+    space: dict[str, Dimension] = {
+        path: _within(greatest(run), path, found) for path, found in declared.items()
+    }
     problems: list[Problem] = []
     for path, asked in (shared | entry.space).items():
         at = f"{where}: arms.{entry.name}.space" if path in entry.space else f"{where}: search.space"
@@ -132,12 +134,13 @@ def _is_live_in_term(rest: Sequence[str], run: RunSettings) -> bool:
     return name in active and field in type(active[name]).model_fields and field not in active[name].dead()
 
 
-def _below_batch(path: str, declared: Range, run: RunSettings) -> Range:
-    """Return a declared range; that of the anchors ends below the batch size."""
-    if path != "terms.transport.k" or declared.high < run.batch_size:
+def _within(limits: Mapping[str, int], path: str, declared: Range) -> Range:
+    """Return a declared range that ends where the batch size limits the setting."""
+    most = limits.get(path, declared.high)
+    if declared.high <= most:
         return declared
-    low, high = min(declared.low, run.batch_size - 2), run.batch_size - 1
-    return declared.model_copy(update={"low": max(low, 1.0), "high": float(max(high, 2))})
+    low = max(min(declared.low, most - 1), 1.0)
+    return declared.model_copy(update={"low": low, "high": float(max(most, 2))})
 
 
 def _changes(run: RunSettings, path: str, value: Any) -> bool:
@@ -170,7 +173,7 @@ def _end_problems(path: str, dimension: Dimension, run: RunSettings, at: str) ->
 
 def _pair_problems(space: Mapping[str, Dimension], run: RunSettings, at: str) -> list[Problem]:
     """Return the first combination of two values that contradict each other; a search would meet it."""
-    choices = {path for path, found in space.items() if isinstance(found, Choice)} | {"terms.transport.k"}
+    choices = {path for path, found in space.items() if isinstance(found, Choice)} | set(greatest(run))
     for first, second in combinations(space, 2):
         if first not in choices or second not in choices:
             continue

@@ -13,7 +13,7 @@ from mmdistill.registry import unknown_name
 from mmdistill.settings import digest
 from mmdistill.studies.arm import Arm, folds_identity, main_baseline, merged_by_digest, with_baselines
 from mmdistill.studies.arms import entries_of, runs_of
-from mmdistill.studies.file import ArmEntry, Contrast, StudyFile, read_study_file, sound_part
+from mmdistill.studies.file import PLANNED_LANES, ArmEntry, Contrast, StudyFile, read_study_file, sound_part
 from mmdistill.studies.frozen import frozen_arm
 from mmdistill.studies.search import search_problems
 from mmdistill.studies.space import narrowed_space, unused_problems
@@ -48,6 +48,12 @@ class Study:
     def score(self) -> str:
         """Return the metric that is reported; higher is better."""
         return "accuracy" if self.task == "classification" else "ccc"
+
+    @property
+    def lanes(self) -> int:
+        """Return how many runs train together at most; of ``auto`` that is not settled yet, the default."""
+        lanes = self.file.resources.lanes
+        return PLANNED_LANES if lanes == "auto" else lanes
 
     def resolved(self) -> dict[str, Any]:
         """Return what identifies the study; two runs with equal values continue each other."""

@@ -4,9 +4,10 @@ Axes: K lanes, B batch, D width, C outputs.
 """
 
 import abc
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -28,6 +29,10 @@ class TermSettings(Settings):
     def dead(self) -> frozenset[str]:
         """Return the names of the fields that change nothing as the others are set."""
         return frozenset()
+
+    def most(self, batch_size: int) -> dict[str, int]:
+        """Return the greatest values of the fields that a batch of that size limits."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,14 @@ Own = TypeVar("Own", bound=TermSettings)
 class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """A part of the objective; holds the weights that train along with the student.
 
-    Lanes differ in the fields that declare a range; every other field is the same in all lanes.
+    Lanes differ in the fields that declare a range; every other field is the same in all lanes. While a term
+    trains nothing changes but its parameters, each with a leading lane axis, and its ``generators``: so lanes
+    can be dropped, and a training that was cut off can go on.
+
+    Attributes:
+        lanes: the settings of each lane.
+        shared: the settings of the first lane, for the fields that are the same in all.
+        generators: one per lane if the term draws random numbers.
     """
 
     settings_type: ClassVar[type[TermSettings]]
@@ -91,6 +103,18 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
         self.lanes = tuple(settings)
         self.shared = settings[0]
         self.task = shapes.task
+        self.generators: tuple[torch.Generator, ...] = ()
+
+    def only(self, lanes: Tensor) -> Self:
+        """Return the term for some of its lanes.
+
+        Its parameters are the same objects: they are narrowed where they are held.
+        """
+        chosen = lanes.tolist()
+        narrowed = copy.copy(self)
+        narrowed.lanes = tuple(self.lanes[k] for k in chosen)
+        narrowed.generators = tuple(self.generators[k] for k in chosen if self.generators)
+        return narrowed
 
     def per_lane(self, name: str, like: Tensor) -> Tensor:
         """Return a numeric setting as a tensor [K]."""

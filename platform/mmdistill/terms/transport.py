@@ -35,6 +35,10 @@ class TransportSettings(TermSettings):
             dead |= {"eps_rel", "tolerance", "iterations"}
         return frozenset(dead)
 
+    def most(self, batch_size: int) -> dict[str, int]:
+        """Return the greatest k: a sample has as many others as the batch has, less itself."""
+        return {"k": batch_size - 1}
+
 
 @TERMS.register("transport")
 class Transport(AbstractTerm[TransportSettings]):

@@ -3,7 +3,7 @@
 Axes: K lanes, T steps, B batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,28 @@ class BatchOrder:
         """Return the next batches, rows_TKB."""
         lanes = [self._draw(lane, steps * self.batch_size) for lane in range(len(self._rows))]
         return torch.stack(lanes).view(len(lanes), steps, self.batch_size).transpose(0, 1)
+
+    def keep(self, lanes: Tensor) -> None:
+        """Drop the streams of all lanes but some."""
+        chosen = lanes.tolist()
+        self._rows = [self._rows[k] for k in chosen]
+        self._generators = [self._generators[k] for k in chosen]
+        self._left = [self._left[k] for k in chosen]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return where the streams are: the generators and what is left of the last passes."""
+        return {
+            "generators": torch.stack([generator.get_state() for generator in self._generators]),
+            "left": torch.cat(self._left),
+            "left_K": torch.tensor([len(left) for left in self._left]),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of as many streams."""
+        for generator, where in zip(self._generators, state["generators"], strict=True):
+            # A copy: torch 2.13 ends the process on a state that is a view into a larger tensor.
+            generator.set_state(where.clone())
+        self._left = list(torch.split(state["left"], state["left_K"].tolist()))
 
     def _draw(self, lane: int, count: int) -> Tensor:
         pieces, total = [self._left[lane]], len(self._left[lane])

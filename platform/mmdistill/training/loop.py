@@ -1,19 +1,22 @@
 """The training loop, the same for teachers, alignment and students.
 
-Axes: K lanes, B batch, P parameters of one lane, E epochs.
+Axes: K lanes (those still in training; A all lanes there were), B batch, P parameters of one lane, E epochs.
 """
 
 import math
 import time
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill.training.batches import BatchOrder
-from mmdistill.training.optimiser import FlatParameters, LaneAdamW, schedule_scale
+from mmdistill.training.optimiser import AdamState, FlatParameters, LaneAdamW, schedule_scale
+from mmdistill.training.race import RaceSettings, survivors
 from mmdistill.training.runtime import Runtime
+from mmdistill.training.watch import Watch
 
 
 class Losses(NamedTuple):
@@ -53,107 +56,265 @@ class Plan(NamedTuple):
     schedule: str
 
 
+class Race(NamedTuple):
+    """A race between the lanes of a training.
+
+    Attributes:
+        settings: the rules.
+        only: returns the objective of some of all lanes, over the same modules.
+    """
+
+    settings: RaceSettings
+    only: Callable[[Tensor], Objective]
+
+
+class Snapshot(NamedTuple):
+    """A training between two epochs: tensors by name, and the rest as plain JSON values."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Keeper(Protocol):
+    """Where a training in progress is kept, so that it can go on after its process died."""
+
+    def load(self) -> Snapshot | None:
+        """Return the last snapshot that is whole, if there is one."""
+
+    def is_due(self) -> bool:
+        """Return whether it is time for another snapshot."""
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot."""
+
+
 @dataclass
 class Fitted:
     """A finished training; the modules hold each lane's best epoch.
 
     Attributes:
-        epoch_K: the kept epoch of each lane, from 0.
-        curves: per name one value per epoch and lane, [E][K]; ``term/``, ``detail/`` or ``validation/``.
+        epoch_A: the kept epoch of each lane, from 0.
+        curves: per name one value per lane and epoch it trained, [A][E]; ``term/``, ``detail/`` or
+            ``validation/``.
         diverged: lane -> "term at step n" for lanes whose loss stopped being finite.
-        cpu_s: CPU seconds of the whole cohort.
+        stopped: lane -> epochs it trained, for lanes that a race stopped.
+        cpu_s: CPU seconds of the whole cohort, over all processes whose work is in it: what was done after
+            the last snapshot of a process that died is not.
     """
 
     parameters: FlatParameters
-    epoch_K: list[int]
+    epoch_A: list[int]
     curves: dict[str, list[list[float]]]
     diverged: dict[int, str]
+    stopped: dict[int, int]
     cpu_s: float
 
-
-@dataclass
-class _Watch:
-    """Which lanes are alive, and where the others stopped being finite."""
-
-    alive_K: Tensor
-    first: dict[str, Tensor] = field(default_factory=dict)
-
-    def see(self, losses: Losses, step: int) -> None:
-        """Note the first step at which a term is not finite; no synchronisation with the device."""
-        for name, value_K in {**losses.terms, "total": losses.total_K}.items():
-            self._note(name, torch.isfinite(value_K.detach()), step)
-
-    def see_gradient(self, gradient_KP: Tensor, step: int) -> None:
-        """Note the first step at which a gradient is not finite, whatever the loss was."""
-        self._note("gradient", torch.isfinite(gradient_KP.sum(dim=1)), step)
-
-    def _note(self, name: str, fine_K: Tensor, step: int) -> None:
-        never_K = torch.full_like(fine_K, math.inf, dtype=torch.float32)
-        unseen_K = self.first.setdefault(name, never_K)
-        self.first[name] = torch.where(~fine_K & torch.isinf(unseen_K), float(step), unseen_K)
-        self.alive_K = self.alive_K & fine_K
-
-    def report(self) -> dict[int, str]:
-        """Return what went wrong per lane: the term that failed first."""
-        dead = [lane for lane, alive in enumerate(self.alive_K.tolist()) if not alive]
-        return {lane: self._reason(lane) for lane in dead}
-
-    def _reason(self, lane: int) -> str:
-        # Of several at one step the first that was noted: a term, then the total, then the gradient.
-        step, name = min(((float(s[lane]), n) for n, s in self.first.items()), key=lambda found: found[0])
-        return f"{name} is not finite at step {int(step)}"
+    def share(self, lane: int) -> float:
+        """Return the CPU seconds of one lane: its epochs' share of the whole."""
+        epochs = [len(curve) for curve in next(iter(self.curves.values()))]
+        return self.cpu_s * epochs[lane] / sum(epochs)
 
 
-def fit(objective: Objective, plan: Plan, runtime: Runtime) -> Fitted:
-    """Train every lane and leave the modules at each lane's best epoch.
-
-    A lane whose loss stops being finite stands still from there on and disturbs no other.
-    """
-    start = time.process_time()
-    parameters = FlatParameters(objective.modules)
-    optimiser = LaneAdamW(parameters, plan.learning_rate_K, plan.weight_decay_K)
-    lanes = parameters.value_KP.shape[0]
-    watch = _Watch(torch.ones(lanes, dtype=torch.bool, device=parameters.value_KP.device))
-    best_K = torch.full((lanes,), math.inf, device=parameters.value_KP.device)
-    epoch_K = torch.zeros(lanes, dtype=torch.long, device=parameters.value_KP.device)
-    kept_KP = parameters.value_KP.clone()
-    curves: dict[str, list[list[float]]] = {}
-    for epoch in range(plan.epochs):
-        record = _epoch(objective, plan, runtime, parameters, optimiser, watch, epoch)
-        with torch.no_grad():
-            seen = objective.validation()
-        better_K = watch.alive_K & (seen["criterion"] < best_K)
-        best_K = torch.where(better_K, seen["criterion"], best_K)
-        epoch_K = torch.where(better_K, epoch, epoch_K)
-        kept_KP = torch.where(better_K[:, None], parameters.value_KP, kept_KP)
-        record |= {f"validation/{name}": value_K for name, value_K in seen.items() if name != "criterion"}
-        for name, value_K in record.items():
-            curves.setdefault(name, []).append(value_K.tolist())
-    parameters.value_KP.copy_(kept_KP)
-    return Fitted(parameters, epoch_K.tolist(), curves, watch.report(), time.process_time() - start)
-
-
-def _epoch(
+def fit(
     objective: Objective,
     plan: Plan,
     runtime: Runtime,
-    parameters: FlatParameters,
-    optimiser: LaneAdamW,
-    watch: _Watch,
-    epoch: int,
-) -> dict[str, Tensor]:
-    sums: dict[str, Tensor] = {}
-    rows_TKB = plan.batches.take(plan.steps).to(runtime.device)
-    for step, rows_KB in enumerate(rows_TKB, start=epoch * plan.steps):
-        losses = objective.losses(rows_KB)
-        watch.see(losses, step)
-        parameters.differentiate(losses.total_K)
-        runtime.average(parameters.gradient_KP)
-        watch.see_gradient(parameters.gradient_KP, step)
-        optimiser.step(schedule_scale(plan.schedule, step, plan.steps * plan.epochs), watch.alive_K)
-        parts = {f"term/{n}": v for n, v in losses.terms.items()}
-        parts |= {f"detail/{n}": v for n, v in losses.details.items()}
-        for name, value_K in parts.items():
-            value_K = value_K.detach()
-            sums[name] = sums[name] + value_K if name in sums else value_K
-    return {name: total_K / plan.steps for name, total_K in sums.items()}
+    race: Race | None = None,
+    keeper: Keeper | None = None,
+) -> Fitted:
+    """Train every lane and leave the modules at each lane's best epoch.
+
+    A lane whose loss stops being finite stands still from there on and disturbs no other; where none is left
+    training ends.
+
+    Args:
+        objective: what is trained.
+        plan: how long and how fast; that a race may end lanes earlier does not change their schedule.
+        runtime: where this runs; the first worker writes the snapshots, all go on from the same.
+        race: ends lanes that fall behind; the others go on as a smaller cohort.
+        keeper: where to go on from, and where to leave snapshots between epochs.
+    """
+    start = time.process_time()
+    training = Training(objective, plan, runtime, race)
+    if keeper is not None:
+        found = runtime.first(keeper.load() if runtime.rank == 0 else None)
+        if found is not None:
+            training.restore(found)
+    before = training.cpu_s
+    while training.goes_on():
+        training.run_epoch()
+        training.cpu_s = before + time.process_time() - start
+        if keeper is not None and runtime.rank == 0 and training.goes_on() and keeper.is_due():
+            keeper.save(training.snapshot())
+    return training.result()
+
+
+class Training:
+    """A training in progress."""
+
+    def __init__(self, objective: Objective, plan: Plan, runtime: Runtime, race: Race | None = None) -> None:
+        self._objective, self._plan, self._runtime, self._race = objective, plan, runtime, race
+        self._modules = objective.modules
+        self._parameters = FlatParameters(objective.modules)
+        self._optimiser = LaneAdamW(self._parameters, plan.learning_rate_K, plan.weight_decay_K)
+        self._batches = plan.batches
+        value_AP = self._parameters.value_KP
+        count, device = len(value_AP), value_AP.device
+        self._lanes = list(range(count))
+        self._watch = Watch(torch.ones(count, dtype=torch.bool, device=device))
+        self._kept_AP = value_AP.clone()
+        self._best_A = torch.full((count,), math.inf, device=device)
+        self._epoch_A = torch.zeros(count, dtype=torch.long, device=device)
+        self._curves: dict[str, list[list[float]]] = {}
+        self._criteria: list[list[float]] = [[] for _ in range(count)]
+        self._diverged: dict[int, str] = {}
+        self._stopped: dict[int, int] = {}
+        self._epoch = 0
+        self.cpu_s = 0.0
+
+    def goes_on(self) -> bool:
+        """Return whether there is an epoch left, and a lane for it."""
+        return self._epoch < self._plan.epochs and bool(self._watch.alive_K.any())
+
+    def run_epoch(self) -> None:
+        """Train for an epoch, look at the validation rows and drop the lanes that the race stops."""
+        record = self.take_steps(self._plan.steps)
+        with torch.no_grad():
+            seen = self._objective.validation()
+        self._runtime.beat()
+        self._keep_best(seen["criterion"])
+        record |= {f"validation/{name}": value_K for name, value_K in seen.items() if name != "criterion"}
+        for name, value_K in record.items():
+            curves = self._curves.setdefault(name, [[] for _ in self._criteria])
+            for lane, value in zip(self._lanes, value_K.tolist(), strict=True):
+                curves[lane].append(value)
+        self._epoch += 1
+        if self._race is not None and self._epoch < self._plan.epochs:
+            going = survivors(self._race.settings, self._criteria)
+            if len(going) < len(self._lanes):
+                self._drop_all_but(going)
+
+    def take_steps(self, count: int) -> dict[str, Tensor]:
+        """Take the next steps of an epoch; return the mean of every loss and detail over them, per lane."""
+        plan, first = self._plan, self._epoch * self._plan.steps
+        sums: dict[str, Tensor] = {}
+        for step, rows_KB in enumerate(self._batches.take(count).to(self._runtime.device), start=first):
+            losses = self._objective.losses(rows_KB)
+            self._watch.see({**losses.terms, "total": losses.total_K}, step)
+            self._parameters.differentiate(losses.total_K)
+            self._runtime.average(self._parameters.gradient_KP)
+            self._watch.see_gradient(self._parameters.gradient_KP, step)
+            scale = schedule_scale(plan.schedule, step, plan.steps * plan.epochs)
+            self._optimiser.step(scale, self._watch.alive_K)
+            self._runtime.beat()
+            for name, value_K in _parts(losses).items():
+                sums[name] = sums[name] + value_K if name in sums else value_K
+        return {name: total_K / count for name, total_K in sums.items()}
+
+    def _keep_best(self, criterion_K: Tensor) -> None:
+        alive_K, at_K = self._watch.alive_K, torch.tensor(self._lanes, device=criterion_K.device)
+        better_K = alive_K & (criterion_K < self._best_A[at_K])
+        at_L = at_K[better_K]
+        self._best_A[at_L] = criterion_K[better_K]
+        self._epoch_A[at_L] = self._epoch
+        self._kept_AP[at_L] = self._parameters.value_KP[better_K]
+        for lane, value in zip(self._lanes, criterion_K.where(alive_K, math.nan).tolist(), strict=True):
+            self._criteria[lane].append(value)
+
+    def _drop_all_but(self, going: Sequence[int]) -> None:
+        for lane, reason in zip(self._lanes, self._watch.reasons(), strict=True):
+            if lane in going:
+                continue
+            if reason is None:
+                self._stopped[lane] = self._epoch
+            else:
+                self._diverged[lane] = reason
+        self._narrow(going)
+
+    def _narrow(self, going: Sequence[int]) -> None:
+        """Let some of the lanes go on as a smaller stack."""
+        assert self._race is not None
+        device, plan = self._kept_AP.device, self._plan
+        at = torch.tensor([self._lanes.index(lane) for lane in going], device=device)
+        of_all = torch.tensor(going, device=device)
+        self._parameters.hold(self._parameters.value_KP[at])
+        rate_K, decay_K = (values_A[of_all] for values_A in (plan.learning_rate_K, plan.weight_decay_K))
+        state = self._optimiser.state.only(at)
+        self._optimiser = LaneAdamW(self._parameters, rate_K, decay_K, state)
+        self._batches.keep(at)
+        self._watch = self._watch.only(at)
+        self._objective = self._race.only(of_all)
+        self._lanes = list(going)
+
+    def result(self) -> Fitted:
+        """Return what came out; the modules hold all lanes again."""
+        self._parameters.hold(self._kept_AP)
+        reasons = zip(self._lanes, self._watch.reasons(), strict=True)
+        diverged = self._diverged | {lane: reason for lane, reason in reasons if reason is not None}
+        kept = self._epoch_A.tolist()
+        return Fitted(self._parameters, kept, self._curves, diverged, self._stopped, self.cpu_s)
+
+    def snapshot(self) -> Snapshot:
+        """Return everything the rest of the training depends on."""
+        adam = self._optimiser.state
+        tensors = {
+            "parameters": self._parameters.value_KP,
+            "first_moments": adam.first_KP,
+            "second_moments": adam.second_KP,
+            "kept": self._kept_AP,
+            "best": self._best_A,
+            "best_epoch": self._epoch_A,
+            "alive": self._watch.alive_K,
+        }
+        tensors |= {f"batches.{name}": tensor for name, tensor in self._batches.state().items()}
+        tensors |= {f"failed_first.{name}": step_K for name, step_K in self._watch.first.items()}
+        tensors |= {f"generator.{n}": g.get_state() for n, g in enumerate(_generators(self._modules))}
+        facts = {
+            "epoch": self._epoch,
+            "steps": adam.steps,
+            "lanes": self._lanes,
+            "curves": self._curves,
+            "criteria": self._criteria,
+            "diverged": list(self._diverged.items()),
+            "stopped": list(self._stopped.items()),
+            "cpu_s": self.cpu_s,
+        }
+        return Snapshot(tensors, facts)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of the same training; bit for bit as if it had not been cut off, on CPU."""
+        tensors, facts = snapshot
+        if len(facts["lanes"]) < len(self._lanes):
+            self._narrow(facts["lanes"])
+        self._parameters.value_KP.copy_(tensors["parameters"])
+        device = self._kept_AP.device
+        moments = [tensors[name].to(device) for name in ("first_moments", "second_moments")]
+        state = AdamState(moments[0], moments[1], facts["steps"])
+        at = torch.tensor(self._lanes, device=device)
+        rate_K, decay_K = self._plan.learning_rate_K[at], self._plan.weight_decay_K[at]
+        self._optimiser = LaneAdamW(self._parameters, rate_K, decay_K, state)
+        self._batches.restore(_under("batches.", tensors))
+        for n, generator in enumerate(_generators(self._modules)):
+            generator.set_state(tensors[f"generator.{n}"])
+        first = {name: step_K.to(device) for name, step_K in _under("failed_first.", tensors).items()}
+        self._watch = Watch(tensors["alive"].to(device), first)
+        self._kept_AP.copy_(tensors["kept"])
+        self._best_A.copy_(tensors["best"])
+        self._epoch_A.copy_(tensors["best_epoch"])
+        self._curves, self._criteria = facts["curves"], facts["criteria"]
+        self._diverged, self._stopped = dict(facts["diverged"]), dict(facts["stopped"])
+        self._epoch, self.cpu_s = facts["epoch"], facts["cpu_s"]
+
+
+def _parts(losses: Losses) -> dict[str, Tensor]:
+    parts = {f"term/{name}": value_K for name, value_K in losses.terms.items()}
+    parts |= {f"detail/{name}": value_K for name, value_K in losses.details.items()}
+    return {name: value_K.detach() for name, value_K in parts.items()}
+
+
+def _generators(modules: nn.Module) -> list[torch.Generator]:
+    return [generator for module in modules.modules() for generator in getattr(module, "generators", ())]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}

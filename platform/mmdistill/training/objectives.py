@@ -83,6 +83,10 @@ def outputs_on(network: Network, part: TensorPart, lanes: int) -> Outputs:
         stop = start + CHUNK
         inputs = {n: part.inputs[n][start:stop] for n in network.modalities}
         pieces.append(network({n: x.expand(lanes, *x.shape) for n, x in inputs.items()}))
+    return _joined(pieces)
+
+
+def _joined(pieces: Sequence[Outputs]) -> Outputs:
     features, logits = zip(*pieces, strict=True)
     return Outputs(torch.cat(features, dim=1), torch.cat(logits, dim=1))
 
@@ -161,6 +165,20 @@ class AlignedTeachers(nn.Module):
         return found | {"joint": Outputs(fused, self.joint_head(fused))}
 
 
+@torch.no_grad()
+def aligned_on(teachers: AlignedTeachers, streams: Streams) -> dict[str, Outputs]:
+    """Return what every aligned teacher says about every row of a part, by name."""
+    pieces = []
+    for start in range(0, len(streams.labels), CHUNK):
+        rows = slice(start, start + CHUNK)
+        unimodal, joint = (
+            {name: stream_KND[:, rows] for name, stream_KND in group.items()}
+            for group in (streams.unimodal, streams.joint)
+        )
+        pieces.append(teachers(unimodal, joint))
+    return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
 class AlignmentObjective:
     """Equation (1): pull the adapted teachers to the joint one while all keep classifying.
 
@@ -194,7 +212,7 @@ class AlignmentObjective:
 
     def validation(self) -> dict[str, Tensor]:
         """Return the joint teacher's criterion, which chooses the epoch as in the released code."""
-        joint = self._teachers(self._validation.unimodal, self._validation.joint)["joint"]
+        joint = aligned_on(self._teachers, self._validation)["joint"]
         labels = all_labels(self._validation.labels, self._validation.source_KN)
         return criterion(self._task, joint.logits_KBC, labels)
 

@@ -4,7 +4,7 @@ Axes: K lanes, B batch, N rows, D width, C outputs, M teachers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,17 @@ class FrozenTeachers:
     evidence_KMN: Tensor
     labelled_KN: Tensor
     policy: str
+
+    def only(self, lanes: Tensor) -> "FrozenTeachers":
+        """Return the teachers of some lanes."""
+        return FrozenTeachers(
+            self.names,
+            self.features_KMND[lanes],
+            self.logits_KMNC[lanes],
+            self.evidence_KMN[lanes],
+            self.labelled_KN[lanes],
+            self.policy,
+        )
 
     def choose(self, rows_KB: Tensor) -> Tensor:
         """Return the index of the teacher of each row of a batch, choice_KB."""
@@ -81,6 +92,10 @@ class LiveTeacher:
     task_weight: float
     source_KN: Tensor | None = None
 
+    def only(self, lanes: Tensor) -> "LiveTeacher":
+        """Return the labels of some lanes; the networks are narrowed where their parameters are held."""
+        return self if self.source_KN is None else replace(self, source_KN=self.source_KN[lanes])
+
 
 class StudentObjective:
     """The task loss plus the weighted terms."""
@@ -105,6 +120,19 @@ class StudentObjective:
             if live.auxiliary is not None:
                 parts["auxiliary"] = live.auxiliary
         self.modules: nn.Module = nn.ModuleDict(parts)
+
+    def only(self, lanes: Tensor) -> "StudentObjective":
+        """Return the objective of some lanes.
+
+        Networks and terms keep their parameters, which are narrowed where they are held.
+        """
+        terms = {name: term.only(lanes) for name, term in self._terms.items()}
+        rows = replace(self._rows, labelled_KN=self._rows.labelled_KN[lanes])
+        frozen = None if self._frozen is None else self._frozen.only(lanes)
+        live = None if self._live is None else self._live.only(lanes)
+        return StudentObjective(
+            self.student, terms, rows, self._smoothing_K[lanes], self._runtime, frozen, live
+        )
 
     def losses(self, rows_KB: Tensor) -> Losses:
         """Return the objective of a batch."""

@@ -1,0 +1,93 @@
+"""The best size of a cohort for a run, by training a few steps of it.
+
+Axes: M teachers, N rows, D width, C outputs.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mmdistill.models.cost import parameters_per_lane
+from mmdistill.pipeline.cache import Entry
+from mmdistill.pipeline.fold import Fold, opened
+from mmdistill.pipeline.run import RunSettings, canonical
+from mmdistill.pipeline.studying import student_objective, student_plan
+from mmdistill.training.cohort import choose_lanes
+from mmdistill.training.loop import Training
+from mmdistill.training.objectives import CHUNK
+from mmdistill.training.runtime import LocalRuntime
+
+FLOAT_BYTES = 4
+# Copies of a lane's parameters: value, gradient (twice while it is made), two moments, the best epoch's.
+COPIES = 6
+# Values of the width of the network that are alive per row and modality, forwards and backwards.
+ACTIVATIONS = 12
+# Matrices of batch x batch that a term holds at once.
+SQUARES = 16
+# Of the memory that is free; the data, and whatever else starts meanwhile, live in the rest.
+USABLE = 0.5
+
+
+def best_lanes(run: RunSettings, concurrent: int) -> int:
+    """Return how many runs like this one should train together on this machine's CPUs.
+
+    Takes a few CPU seconds; the teachers' outputs are drawn at random, for only their shapes matter.
+
+    Args:
+        run: the run.
+        concurrent: orders that share the memory.
+    """
+    run = canonical(run)
+    fold = opened(run.data, run.fold, with_test=False, device="cpu")
+    most = int(USABLE * available_bytes() / max(concurrent, 1) / lane_bytes(run, fold))
+    return choose_lanes(lambda lanes: _step(run, fold, lanes), most)
+
+
+def lane_bytes(run: RunSettings, fold: Fold) -> int:
+    """Return an estimate, rather too high, of the memory that one lane of a student's training takes."""
+    objective = student_objective([run], _some_outputs(run, fold), fold, LocalRuntime())
+    network, teachers = run.network, len(run.networks())
+    inputs = sum(fold.widths(run.data.student + run.data.privileged).values())
+    rows = max(run.batch_size, min(CHUNK, len(fold.validation)))
+    streams = len(run.data.student) + (len(run.data.modalities) if run.trains_teacher() else 0)
+    values = COPIES * parameters_per_lane(objective.modules)
+    values += 2 * teachers * len(fold.train) * (network.width + 2 * fold.outputs)
+    values += rows * (inputs + ACTIVATIONS * network.width * network.depth * (streams + 1))
+    values += SQUARES * run.batch_size**2
+    return FLOAT_BYTES * values
+
+
+def available_bytes() -> int:
+    """Return the memory that can be had without swapping; half of all where the system does not say."""
+    table = Path("/proc/meminfo")
+    if table.is_file():
+        for line in table.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _step(run: RunSettings, fold: Fold, lanes: int) -> Callable[[], object]:
+    runs = [run.model_copy(update={"seed": run.seed + k}) for k in range(lanes)]
+    outputs = _some_outputs(run, fold)
+    objective = student_objective(runs, None if outputs is None else outputs * lanes, fold, LocalRuntime())
+    training = Training(objective, student_plan(runs, fold), LocalRuntime())
+    return lambda: training.take_steps(1)
+
+
+def _some_outputs(run: RunSettings, fold: Fold) -> list[Entry] | None:
+    if run.trains_teacher() or not run.networks():
+        return None
+    generator = torch.Generator().manual_seed(0)
+    lead = (len(run.networks()), len(fold.train))
+    tensors = {
+        name: torch.randn(*lead, width, generator=generator)
+        for name, width in (
+            ("features", run.network.width),
+            ("logits", fold.outputs),
+            ("held_out", fold.outputs),
+        )
+    }
+    return [Entry(tensors, {"teachers": list(run.networks())})]

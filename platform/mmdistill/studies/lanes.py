@@ -1,0 +1,29 @@
+"""How many runs of a study train together, where its file leaves that to us."""
+
+import os
+from dataclasses import replace
+
+from mmdistill.pipeline.cohorts import best_lanes
+from mmdistill.studies.study import Study
+
+
+def with_lanes(study: Study, on_record: int | None) -> Study:
+    """Return the study with a number in place of ``resources.lanes = "auto"``.
+
+    The number is part of what a study is, since the last bits of a run depend on its company; so it is
+    measured once, on the arm with the most terms, and read back from then on.
+
+    Args:
+        study: the study.
+        on_record: the number of the study that is continued; None for a new one.
+    """
+    resources = study.file.resources
+    if resources.lanes != "auto":
+        return study
+    lanes = on_record
+    if lanes is None:
+        dearest = max(study.arms, key=lambda arm: len(arm.run.active_terms()))
+        concurrent = resources.concurrent or int(len(os.sched_getaffinity(0)) / resources.cpus)
+        lanes = best_lanes(dearest.run, concurrent)
+    settled = resources.model_copy(update={"lanes": lanes})
+    return replace(study, file=study.file.model_copy(update={"resources": settled}))

@@ -1,0 +1,126 @@
+"""Lanes of a cohort that shrank, against the same lanes alone.
+
+Axes: K lanes, N rows, D width, C classes, M teachers.
+"""
+
+import pytest
+import torch
+
+from mmdistill.models.network import Network, NetworkSettings
+from mmdistill.settings import declared_ranges
+from mmdistill.terms import TERMS, Shapes
+from mmdistill.training.batches import BatchOrder
+from mmdistill.training.loop import Plan, Race, fit
+from mmdistill.training.objectives import TensorPart
+from mmdistill.training.race import RaceSettings
+from mmdistill.training.runtime import LocalRuntime
+from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
+
+N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 5, 10, 12
+SIZE = NetworkSettings(width=D, depth=1)
+POSITIONS = (0.1, 0.35, 0.6, 0.85)
+RACE = RaceSettings(kind="halving", first=2, factor=2)
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def part(seed):
+    labels = torch.randint(C, (N,), generator=torch.Generator().manual_seed(seed))
+    means = drawn(0, C, 4)
+    inputs = {name: means[labels] + drawn(seed + n, N, 4) for n, name in enumerate("ab")}
+    return TensorPart(inputs, labels)
+
+
+def settings_at(kind, position):
+    ranges = declared_ranges(kind.settings_type())
+    values = {name: found.at(position) for name, found in ranges.items()}
+    most = kind.settings_type().most(BATCH)
+    return kind.settings_type(**{n: min(v, most.get(n, v)) for n, v in values.items()})
+
+
+def frozen_teachers(lanes, labelled_KN):
+    features, logits = ([drawn(50 + k + shift, M, N, w) for k in lanes] for shift, w in ((0, D), (9, C)))
+    evidence = torch.stack([drawn(90 + k, M, N).square() for k in lanes]) * labelled_KN[:, None]
+    return FrozenTeachers(
+        ("a", "joint"), torch.stack(features), torch.stack(logits), evidence, labelled_KN, "sample"
+    )
+
+
+def training(lanes, name, *, live):
+    """Return objective and plan of some of four lanes that differ in everything a lane may differ in."""
+    kind, seeds = TERMS[name], [100 + k for k in lanes]
+    term = kind([settings_at(kind, POSITIONS[k]) for k in lanes], Shapes(D, D, D, "classification"), seeds)
+    labelled_KN = torch.stack([drawn(30 + k, N) > -0.5 for k in lanes])
+    rows = Rows(part(1), part(2), labelled_KN, "classification")
+    frozen = None if live else frozen_teachers(lanes, labelled_KN)
+    taught = LiveTeacher(Network({"a": 4, "b": 4}, C, SIZE, seeds), Network({"b": 4}, C, SIZE, seeds), 0.7)
+    objective = StudentObjective(
+        Network({"a": 4}, C, SIZE, seeds),
+        {name: term},
+        rows,
+        torch.tensor([0.05 * k for k in lanes]),
+        LocalRuntime(),
+        frozen,
+        taught if live else None,
+    )
+    rate = torch.tensor([(0.02, 0.002, 0.01, 0.005)[k] for k in lanes])
+    decay = torch.tensor([0.1 * k for k in lanes])
+    # Seven more rows than batches need, so that something is left over after each epoch.
+    batches = BatchOrder([torch.arange(N - k) for k in lanes], seeds, BATCH)
+    return objective, Plan(batches, EPOCHS, STEPS, rate, decay, "cosine")
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["frozen teachers", "a teacher that trains along"])
+@pytest.mark.parametrize("name", TERMS)
+def test_a_lane_of_a_cohort_that_shrank_equals_its_solo_run(name, live):
+    if "auxiliary" in TERMS[name].needs and not live:
+        pytest.skip("frozen teachers have no auxiliary")
+    objective, plan = training(range(4), name, live=live)
+    fitted = fit(objective, plan, LocalRuntime(), Race(RACE, objective.only))
+    epochs = [len(curve) for curve in fitted.curves["term/task"]]
+    assert sorted(epochs) == [2, 2, 4, 10]
+    assert fitted.stopped == {k: count for k, count in enumerate(epochs) if count < EPOCHS}
+    assert fitted.diverged == {}
+    for k in range(4):
+        alone = fit(*training([k], name, live=live), LocalRuntime())
+        for curve, (theirs,) in alone.curves.items():
+            mine = fitted.curves[curve][k]
+            if not curve.startswith(("detail/transport", "detail/selection", "validation/accuracy")):
+                assert mine == pytest.approx(theirs[: epochs[k]], rel=1e-5, abs=1e-6), curve
+        if epochs[k] == EPOCHS:
+            assert fitted.epoch_A[k] == alone.epoch_A[0]
+            torch.testing.assert_close(
+                fitted.parameters.value_KP[k], alone.parameters.value_KP[0], rtol=1e-3, atol=1e-4
+            )
+
+
+def test_afterwards_the_modules_hold_every_lane_at_its_best_epoch():
+    objective, plan = training(range(4), "softened_logits", live=False)
+    fitted = fit(objective, plan, LocalRuntime(), Race(RACE, objective.only))
+    seen = objective.validation()
+    for k, epoch in enumerate(fitted.epoch_A):
+        assert float(seen["log_loss"][k]) == pytest.approx(fitted.curves["validation/log_loss"][k][epoch])
+        assert epoch < len(fitted.curves["validation/log_loss"][k])
+    assert sum(fitted.share(k) for k in range(4)) == pytest.approx(fitted.cpu_s)
+
+
+def test_a_race_in_which_every_lane_diverges_ends_at_once():
+    objective, plan = training(range(4), "softened_logits", live=False)
+    plan = plan._replace(learning_rate_K=torch.full((4,), 1e30))
+    fitted = fit(objective, plan, LocalRuntime(), Race(RACE, objective.only))
+    assert set(fitted.diverged) == {0, 1, 2, 3}
+    assert fitted.stopped == {}
+    assert [len(curve) for curve in fitted.curves["term/task"]] == [1] * 4
+
+
+def test_a_diverged_lane_loses_the_race_and_keeps_its_reason():
+    objective, plan = training(range(4), "softened_logits", live=False)
+    rate_K = plan.learning_rate_K.clone()
+    rate_K[2] = 1e30
+    fitted = fit(objective, plan._replace(learning_rate_K=rate_K), LocalRuntime(), Race(RACE, objective.only))
+    assert list(fitted.diverged) == [2]
+    assert fitted.diverged[2].endswith("is not finite at step 1")
+    assert 2 not in fitted.stopped
+    assert len(fitted.curves["term/task"][2]) == RACE.first
