@@ -84,6 +84,14 @@ def test_folder_name_edits_and_cache_are_obeyed(call, inline, study_file, tmp_pa
     assert not (root / "cache").exists()
 
 
+def test_lanes_are_measured_once_and_read_back(call, inline, study_file, tmp_path, monkeypatch):
+    measured = iter([2])
+    monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: next(measured))
+    for _ in range(2):
+        assert call("run", study_file, "resources.lanes=auto", "--output", tmp_path / "out").code == 0
+    assert StudyFolder.open(tmp_path / "out").resolved["lanes"] == 2
+
+
 def test_every_problem_of_a_file_is_one_line_and_nothing_is_written(call, study_file, tmp_path):
     study_file.write_text(
         study_file.read_text().replace('recipe = "hinton"', 'recipe = "hintn"').replace('"audio"', '"audoi"')

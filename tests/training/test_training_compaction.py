@@ -83,7 +83,7 @@ def test_a_lane_of_a_cohort_that_shrank_equals_its_solo_run(name, live):
     assert sorted(epochs) == [2, 2, 4, 10]
     assert fitted.stopped == {k: count for k, count in enumerate(epochs) if count < EPOCHS}
     assert fitted.diverged == {}
-    for k in range(4):
+    for k in (k for k in range(4) if epochs[k] > RACE.first):
         alone = fit(*training([k], name, live=live), LocalRuntime())
         for curve, (theirs,) in alone.curves.items():
             mine = fitted.curves[curve][k]

@@ -39,6 +39,7 @@ def best_lanes(run: RunSettings, concurrent: int) -> int:
         run: the run.
         concurrent: orders that share the memory.
     """
+    torch.set_num_threads(1)  # as an order does
     run = canonical(run)
     fold = opened(run.data, run.fold, with_test=False, device="cpu")
     most = int(USABLE * available_bytes() / max(concurrent, 1) / lane_bytes(run, fold))
