@@ -76,10 +76,8 @@ def work(tmp_path, monkeypatch):
 
 def test_five_times_the_trials_are_five_times_the_work(work):
     few, many = work(16), work(80)
-    orders = many["ended"] / few["ended"]
-    assert orders > 3
-    for name in ("final", "model_validate"):
-        assert many[name] / few[name] <= 1.05 * orders
+    for name in ("ended", "final", "model_validate"):
+        assert 3 < many[name] / few[name] <= 5
     # Never listed again once it runs.
     assert "final_ids" not in many
     assert "decisions" not in many

@@ -49,6 +49,12 @@ def test_arms_with_folds_of_their_own_are_paired_among_themselves(made_up, study
     pairs = {(row.arm == "other", row.pair_id.split("~")[1]) for row in world.rows}
     assert pairs == {(False, "fold0"), (True, "stratified-2-0")}
     assert {row.fold for row in world.rows if row.arm == "other"} == {0, 1}
+    # Pairs are called the same when such an arm is added later, even before all others.
+    later = replace(study, arms=(moved, *study.arms), prints=OneForAll())
+    added_later = go_on(made_up.World(study).play(), later, {"other": 2})
+    assert {row.trial_id: row.pair_id for row in added_later.rows} == {
+        row.trial_id: row.pair_id for row in world.rows
+    }
 
 
 # Frozen arms.

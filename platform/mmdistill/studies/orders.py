@@ -85,8 +85,14 @@ class SharedStages(NamedTuple):
 class OrderBook:
     """Derives orders, and remembers the shared stages it derived: every order of a phase asks for them."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, first: Arm | None = None) -> None:
+        """Begin with nothing derived.
+
+        Args:
+            study: the study.
+            first: the arm whose pairs are called without their folds; by default the first of the study.
+        """
+        self.study, self._first = study, first or study.arms[0]
         self._stages: dict[str, tuple[SharedStages, ...]] = {}
 
     def pairs(self, phase: str, cell: Cell, indices: range) -> tuple[Pair, ...]:
@@ -105,7 +111,7 @@ class OrderBook:
 
     def _context(self, data: DataSettings) -> str:
         """Return what arms that are compared pair by pair share; with the folds where they differ."""
-        first = self.study.arms[0].run.data
+        first = self._first.run.data
         name = self.study.dataset
         if (data.dataset, data.options) != (first.dataset, first.options):
             name += f"~{digest([data.dataset, data.options])}"

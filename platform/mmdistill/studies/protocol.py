@@ -72,7 +72,9 @@ class StudyProtocol:
             revisions: with which revision of the study each arm came; 1 unless it says so.
         """
         self.study, self._propose, self._revisions = study, propose, dict(revisions or {})
-        self.book = OrderBook(study)
+        # Whatever stands first in the file later, pairs keep their names.
+        oldest = min(study.arms, key=lambda arm: self._revisions.get(arm.name, 1))
+        self.book = OrderBook(study, oldest)
         self.agenda = Agenda(self.book)
         self._tunings: dict[tuple[str, int], Tuning] | None = None
         self._due: dict[tuple[str, int], None] = {}
