@@ -5,7 +5,7 @@ import pytest
 from mmdistill.cli.main import app
 
 FLAGS = {
-    "run": ["FILE", "EDITS", "--output", "--cache", "--json"],
+    "run": ["FILE", "EDITS", "--output", "--cache", "--takeover", "--retry-failed", "--json"],
     "status": ["STUDY", "--json"],
     "query": ["STUDY", "SQL", "--json"],
     "table": ["STUDY", "--format", "--json"],

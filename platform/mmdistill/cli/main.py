@@ -41,15 +41,34 @@ def run(
     cache: Annotated[
         Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
     ] = None,
+    takeover: Annotated[
+        bool,
+        Parameter(negative="", help="Take the study from another driver, which ends before its next commit."),
+    ] = False,
+    retry_failed: Annotated[
+        bool, Parameter(negative="", help="Try orders again that were given up.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Run a study, or what is left of it; print its verdicts and its table.
 
     Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 done but some orders failed, 130 interrupted.
     """
+    from mmdistill.cli.claiming import refuse_second_driver
+
+    if not takeover:
+        refuse_second_driver(file, edits, output)
     from mmdistill.cli.running import run_study
 
-    return run_study(file, edits, output=output, cache=cache, as_json=as_json)
+    return run_study(
+        file,
+        edits,
+        output=output,
+        cache=cache,
+        takeover=takeover,
+        retry_failed=retry_failed,
+        as_json=as_json,
+    )
 
 
 @app.command

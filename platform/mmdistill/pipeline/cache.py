@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mmdistill.errors import ConflictError, StudyError
+from mmdistill.faults import point
 from mmdistill.pipeline.stages import Stage
 from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.store import put_if_absent, read_verified, replace_atomically, sha256_of
@@ -52,6 +53,7 @@ class StageCache:
             payload = read_verified(self.root / content["tensors"], content["sha256"])
             return Entry(load(payload), content["facts"]), "hit"
         except (StudyError, OSError, KeyError, SafetensorError) as error:
+            point("entries.aside", mark)
             # Another reader may have been faster.
             with contextlib.suppress(FileNotFoundError):
                 mark.rename(mark.with_suffix(".corrupt"))
@@ -63,7 +65,7 @@ class StageCache:
         sha256 = sha256_of(payload)
         name = f"{stage.kind}-{sha256[:16]}.safetensors"
         # Called after its content: what may be there already is the same, or damaged.
-        replace_atomically(self.root / name, payload)
+        replace_atomically(self.root / name, payload, "tensors")
         content = {
             "key": stage.key,
             "kind": stage.kind,
@@ -76,7 +78,7 @@ class StageCache:
         }
         # Two workers may differ in their timings; the first entry is as good as this one.
         with contextlib.suppress(ConflictError):
-            put_if_absent(self._mark(stage), seal(content))
+            put_if_absent(self._mark(stage), seal(content), "entries")
 
     def _mark(self, stage: Stage) -> Path:
         return self.root / f"{stage.key}.json"

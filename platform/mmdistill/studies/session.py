@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mmdistill.errors import StudyError
 from mmdistill.pipeline.execute import failed_final
 from mmdistill.pipeline.order import Order
 from mmdistill.records.events import write_experiment_events, write_trial_events
@@ -40,7 +41,7 @@ class Session:
         self.protocol = StudyProtocol(study, propose)
         self.failed: list[str] = []
         self._failures: Counter[str] = Counter()
-        self._step: tuple[int, tuple[Order, ...], bool] | None = None
+        self._step: tuple[tuple[Order, ...], bool] | None = None
 
     @property
     def tensorboard(self) -> Path:
@@ -69,18 +70,32 @@ class Session:
 
         One that failed too often in this session is written down as failed, and one whose process was
         ``lost`` at once: the executor has started it again before it says so.
+
+        Raises:
+            StudyError: if the disk failed it (``storage``): that says nothing about the order.
         """
+        if outcome == "storage":
+            raise StudyError(self._disk(order))
         self._failures[order.order_id] += outcome == "failed"
         if outcome == "lost" or self._failures[order.order_id] > RETRIES:
-            attempts = [a for a in self.folder.attempts() if a.order_id == order.order_id]
-            reason = next((a.error for a in reversed(attempts) if a.error), DIED)
-            self.folder.put_final(failed_final(order, reason))
+            self.folder.put_final(failed_final(order, self._reason(order) or DIED))
             self.failed.append(order.title)
         self._step = None
-        if order.order_id in self.folder.final_ids() and order.lanes:
+        if self.folder.has_final(order.order_id) and order.lanes:
             # The event files are a view, written again by the next run: they must not end this one.
             with contextlib.suppress(OSError):
                 self._show(self.folder.final(order.order_id, whole=True))
+
+    def _reason(self, order: Order) -> str | None:
+        errors = [attempt.error for attempt in self.folder.attempts(order.order_id)]
+        return next((error for error in reversed(errors) if error), None)
+
+    def _disk(self, order: Order) -> str:
+        reason = self._reason(order) or "it could not even be noted what failed"
+        return (
+            f"{self.folder.root}: the disk failed {order.title!r} ({reason}); nothing finished is lost, "
+            "and once the disk is mended the same command resumes"
+        )
 
     def show_missing(self) -> None:
         """Write the TensorBoard files that a killed driver left out; they are a view, never the truth."""
@@ -92,8 +107,7 @@ class Session:
                 self._show(self.folder.final(final.order_id, whole=True))
 
     def _current(self) -> tuple[tuple[Order, ...], bool]:
-        finals = self.folder.final_ids()
-        if self._step is None or self._step[0] != len(finals):
+        if self._step is None:
             step = self.protocol.next_step(self._state())
             while step.decisions or step.selection is not None:
                 for decision in step.decisions:
@@ -101,12 +115,11 @@ class Session:
                 if step.selection is not None:
                     self.folder.put_selection(step.selection)
                 step = self.protocol.next_step(self._state())
-            self._step = (len(finals), step.orders, step.is_finished)
-        return self._step[1], self._step[2]
+            self._step = step.orders, step.is_finished
+        return self._step
 
     def _state(self) -> State:
-        finals = {final.order_id: final for final in self.folder.finals()}
-        return State(self.folder.decisions(), finals, self.folder.selection())
+        return State(self.folder.decisions(), self.folder.results(), self.folder.selection())
 
     def _open_test(self, order: Order) -> None:
         now = datetime.now(UTC)

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from mmdistill.records.lock import DriverLock
 
 from mmdistill.errors import LockedError
 from mmdistill.records import lock
-from mmdistill.records.lock import DriverLock
 
 HOLDER = """
 import sys, time
