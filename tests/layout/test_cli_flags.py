@@ -9,6 +9,8 @@ FLAGS = {
     "status": ["STUDY", "--json"],
     "query": ["STUDY", "SQL", "--json"],
     "table": ["STUDY", "--format", "--json"],
+    "verify": ["STUDY", "--cache", "--json"],
+    "rebuild": ["STUDY", "--json"],
     "tensorboard": ["STUDY", "--port"],
     "datasets": ["--json"],
     "recipes": ["--json"],

@@ -119,6 +119,30 @@ def table(
 
 
 @app.command
+def verify(
+    study: Study,
+    /,
+    *,
+    cache: Annotated[
+        Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compute every hash of a study again and print what is damaged; 1 if anything is. Changes nothing."""
+    from mmdistill.cli.verify import show_audit
+
+    return show_audit(study, cache, as_json=as_json)
+
+
+@app.command
+def rebuild(study: Study, /, *, as_json: AsJson = False) -> int:
+    """Derive the tables of a study from its records again; print their content hashes, before and after."""
+    from mmdistill.cli.rebuild import rebuild_tables
+
+    return rebuild_tables(study, as_json=as_json)
+
+
+@app.command
 def tensorboard(
     study: Study,
     /,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -48,7 +49,7 @@ def audit(root: Path, cache: Path) -> Audit:
     look.checked["study"] += 1
     for name in _RECORDS:
         list(look.records(root / name))
-    openings = [body for _, body in look.records(root / "openings")]
+    openings = list(look.records(root / "openings"))
     finals = list(_finals(root, look))
     _check_sides(root, finals, look)
     look.problems += _contradictions(root, finals, openings)
@@ -58,6 +59,10 @@ def audit(root: Path, cache: Path) -> Audit:
         if folder.is_dir() and any(folder.glob("*.tmp")):
             look.leftovers[folder.name] += len(list(folder.glob("*.tmp")))
     return Audit(dict(look.checked), dict(look.leftovers), tuple(look.problems))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return unseal(path, path.read_bytes())
 
 
 class _Look:
@@ -80,32 +85,34 @@ class _Look:
         self.problems.append(Problem(str(path), rule, mend))
         return None
 
-    def records(self, folder: Path, mend: str = _BACKUP) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield the sound records of a folder."""
+    def records(
+        self, folder: Path, mend: str = _BACKUP, parsed: Callable[[Path], Any] = _record
+    ) -> Iterator[Any]:
+        """Yield what ``parsed`` makes of the sound records of a folder."""
         for name in file_names(folder):
-            path = folder / name
-            body = self.at(folder.name, path, lambda path=path: unseal(path, path.read_bytes()), mend)  # type: ignore[misc]
-            if body is not None:
-                yield path, body
+            found = self.at(folder.name, folder / name, partial(parsed, folder / name), mend)
+            if found is not None:
+                yield found
 
 
 def _finals(root: Path, look: _Look) -> Iterator[Final]:
     """Yield the sound results that count, those that were withdrawn left out."""
-    withdrawn = set(file_names(root / "withdrawn"))
-    for path, body in look.records(root / "finals"):
-        stem, _, number = path.stem.partition("~")
-        look.checked["finals"] -= 1
-        name = unquote(stem)
-        final = look.at("finals", path, lambda p=path, o=name, b=body: parsed_final(p, o, b))  # type: ignore[misc]
-        if final is not None and f"{stem}~{int(number or 0) + 1}.json" not in withdrawn:
+    withdrawn = {tuple(name.removesuffix(".json").split("~")) for name in file_names(root / "withdrawn")}
+    for order_id, number, final in look.records(root / "finals", parsed=_final):
+        if (order_id, str(number + 1)) not in withdrawn:
             yield final
+
+
+def _final(path: Path) -> tuple[str, int, Final]:
+    stem, _, number = path.stem.partition("~")
+    return stem, int(number or 0), parsed_final(path, unquote(stem), _record(path))
 
 
 def _check_sides(root: Path, finals: Sequence[Final], look: _Look) -> None:
     listed = {(side.folder, side.file): side for final in finals for side in final.sides}
     for (folder, name), side in listed.items():
         path = root / folder / name
-        look.at(folder, path, lambda path=path, side=side: read_verified(path, side.sha256))  # type: ignore[misc]
+        look.at(folder, path, partial(read_verified, path, side.sha256))
     for folder in _SIDES:
         left = [name for name in file_names(root / folder) if (folder, name) not in listed]
         if left:
@@ -133,21 +140,22 @@ def _contradictions(
 
 
 def _check_tables(root: Path, look: _Look) -> None:
-    manifests = list(look.records(root / "manifest", _DERIVED))
-    newest: Manifest | None = None
-    for path, body in sorted(manifests, key=lambda found: int(found[0].stem))[-1:]:
-        newest = look.at("manifest", path, lambda body=body: parsed_manifest(body), _DERIVED)  # type: ignore[misc]
-        look.checked["manifest"] -= 1
+    manifests: list[Manifest] = list(look.records(root / "manifest", _DERIVED, _manifest))
+    newest = max(manifests, key=lambda manifest: manifest.number, default=None)
     for file in newest.files if newest is not None else ():
         for path in (root / SNAPSHOTS / file.file, root / PLAIN / f"{file.table}.parquet"):
-            look.at("compact", path, lambda path=path, file=file: read_verified(path, file.sha256), _DERIVED)  # type: ignore[misc]
+            look.at("compact", path, partial(read_verified, path, file.sha256), _DERIVED)
+
+
+def _manifest(path: Path) -> Manifest:
+    return parsed_manifest(_record(path))
 
 
 def _check_cache(cache: Path, look: _Look) -> None:
     payloads = set()
     for name in file_names(cache):
         if name.endswith(".json"):
-            payloads.add(look.at("cache", cache / name, lambda n=name: _entry(cache / n), _COMPUTED_AGAIN))  # type: ignore[misc]
+            payloads.add(look.at("cache", cache / name, partial(_entry, cache / name), _COMPUTED_AGAIN))
     left = [name for name in file_names(cache) if not name.endswith(".json") and name not in payloads]
     if left:
         look.leftovers[cache.name] += len(left)
@@ -155,7 +163,7 @@ def _check_cache(cache: Path, look: _Look) -> None:
 
 def _entry(mark: Path) -> str:
     """Return the name of the tensors of a cache entry, verified."""
-    content = unseal(mark, mark.read_bytes())
+    content = _record(mark)
     if content["key"] != mark.stem:
         raise StudyError(f"{mark} belongs to the stage {content['key']}")
     read_verified(mark.parent / content["tensors"], content["sha256"])

@@ -108,6 +108,39 @@ def _sorted(name: str, table: pa.Table) -> pa.Table:
     return table.sort_by([(column, "ascending") for column in TABLES[name].order]).combine_chunks()
 
 
+class Rebuilt(NamedTuple):
+    """What came of deriving the tables again.
+
+    Attributes:
+        before: content hash of the tables that were there; None if they were absent or damaged.
+        after: content hash of the tables that are there now.
+        is_outdated: whether records had come since the former tables were written, so that the hashes may
+            differ.
+        manifest: what there is now.
+    """
+
+    before: str | None
+    after: str
+    is_outdated: bool
+    manifest: Manifest
+
+
+def rebuild(folder: StudyFolder) -> Rebuilt:
+    """Derive every table again, whatever state the former ones are in; the records stay as they are.
+
+    For who holds the lease only.
+
+    Raises:
+        StudyError: naming a record or a side file that is torn, damaged or altered.
+    """
+    former = _compact(folder)
+    before = None if former is None else content_hash(_parsed(former[1]))
+    is_outdated = former is None or former[0].sources != _sources(folder)
+    manifest = _compacted(folder)
+    _publish(folder, manifest)
+    return Rebuilt(before, content_hash(latest(folder)), is_outdated, manifest)
+
+
 def compact(folder: StudyFolder) -> Manifest:
     """Write every table to ``compact/``, then a manifest; return the manifest, the old one if it still holds.
 
@@ -167,17 +200,27 @@ def _plain(folder: StudyFolder, file: CompactFile) -> Path:
 def latest(folder: StudyFolder) -> dict[str, pa.Table]:
     """Return every table: the compact ones if they verify and miss no record, else those of the records."""
     there = _newest(folder)
-    if there is None:
-        return tables(folder)
-    return {file.table: parquet_table(there[1][file.table]) for file in there[0].files}
+    return tables(folder) if there is None else _parsed(there[1])
+
+
+def _parsed(content: Mapping[str, bytes]) -> dict[str, pa.Table]:
+    return {name: parquet_table(content[name]) for name in TABLES}
 
 
 def _newest(folder: StudyFolder) -> tuple[Manifest, dict[str, bytes]] | None:
-    """Return the newest manifest and the content of its files, if it is whole and up to date."""
+    """Return the newest manifest and the content of its files, if it is whole and misses no record."""
+    found = _compact(folder)
+    return found if found is not None and found[0].sources == _sources(folder) else None
+
+
+def _compact(folder: StudyFolder) -> tuple[Manifest, dict[str, bytes]] | None:
+    """Return the newest manifest and the content of its files, if it is whole."""
     shelf = _manifests(folder)
     try:
         manifest = parsed_manifest(shelf[str(max(_numbers(shelf)))])
-        if manifest.schema_version != SCHEMA_VERSION or manifest.sources != _sources(folder):
+        if manifest.schema_version != SCHEMA_VERSION or {file.table for file in manifest.files} != set(
+            TABLES
+        ):
             return None
         root = _snapshots(folder)
         return manifest, {file.table: read_verified(root / file.file, file.sha256) for file in manifest.files}
