@@ -6,8 +6,8 @@ added; the number of trials may change while nothing has been proposed. Each suc
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mmdistill.errors import Problem
 from mmdistill.records.rows import StudyRow
@@ -18,7 +18,62 @@ _ELSEWHERE = "run with another --output, or "
 _MENDS = {
     "stage_versions": f"{_ELSEWHERE}use the version of mmdistill that began the study",
     "fingerprints": f"{_ELSEWHERE}restore the data",
-    "contrasts": f"{_ELSEWHERE}leave the planned contrasts of arms that were read on test rows as they are",
+    "contrasts": f"{_ELSEWHERE}restore it: one can be added while an arm of it was not read on test rows",
+}
+
+
+class _Change(NamedTuple):
+    """One key that differs; None is a value that is not there.
+
+    Attributes:
+        below: the key without its first part.
+        added: arms that are new.
+        begun: whether there are proposals on record.
+        opened: arms that were read on test rows.
+    """
+
+    key: str
+    below: str
+    was: Any
+    now: Any
+    added: Collection[str]
+    begun: bool
+    opened: Collection[str]
+
+
+def _new_arm(change: _Change) -> bool:
+    return any(change.key.startswith(f"arms.{name}.") for name in change.added)
+
+
+def _new_in_between(change: _Change) -> bool:
+    return bool([name for name in change.now or () if name not in change.added] == change.was)
+
+
+def _new_data(change: _Change) -> bool:
+    return bool(change.below) and change.was is None
+
+
+def _new_question(change: _Change) -> bool:
+    kept = all(question in (change.now or ()) for question in change.was or ())
+    return kept and any(arm not in change.opened for arm in change.below.split(" against "))
+
+
+def _more_pairs(change: _Change) -> bool:
+    return change.below == "pairs" and change.was is not None and (change.now or 0) >= change.was
+
+
+def _before_the_search(change: _Change) -> bool:
+    return change.below == "trials" and not change.begun
+
+
+# By the first part of a key: whether the change adds something and leaves what was there.
+_EXTENTS: dict[str, Callable[[_Change], bool]] = {
+    "arms": _new_arm,
+    "order": _new_in_between,
+    "fingerprints": _new_data,
+    "contrasts": _new_question,
+    "confirm": _more_pairs,
+    "search": _before_the_search,
 }
 
 
@@ -27,10 +82,11 @@ def normal(resolved: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(json.dumps(pack(resolved)))
     if isinstance(tree.get("contrasts"), list):
         found: dict[str, list[str]] = {}
-        for contrast in tree["contrasts"]:
+        for contrast in tree.pop("contrasts"):
             pair = f"{contrast['arm']} against {contrast['against']}"
             found.setdefault(pair, []).append(contrast["question"])
-        tree["contrasts"] = found
+        # No table without keys: it would be a key of its own when flattened.
+        tree |= {"contrasts": found} if found else {}
     return tree
 
 
@@ -46,57 +102,30 @@ def refusals(
         begun: whether there are proposals on record.
         opened: the arms that were read on test rows.
     """
-    before, after = flattened(old), flattened(_without_additions(old, new, begun, opened))
-    return [
-        Problem(f"{where}: {key}", f"{_shown(before, key)} -> {_shown(after, key)}", _mend(key))
-        for key in sorted(set(before) | set(after))
-        if key not in before or key not in after or before[key] != after[key]
-    ]
+    before, after = flattened(old), flattened(new)
+    added = _names(new) - _names(old)
+    problems = []
+    for key in sorted(before.keys() | after.keys()):
+        table, _, below = key.partition(".")
+        change = _Change(key, below, before.get(key), after.get(key), added, begun, opened)
+        is_equal = key in before and key in after and change.was == change.now
+        if not is_equal and not _EXTENTS.get(table, _never)(change):
+            rule = f"{_shown(before, key)} -> {_shown(after, key)}"
+            mend = _MENDS.get(table, f"{_ELSEWHERE}restore the value")
+            problems.append(Problem(f"{where}: {key}", rule, mend))
+    return problems
 
 
-def _mend(key: str) -> str:
-    return _MENDS.get(key.split(".")[0], f"{_ELSEWHERE}restore the value")
+def _names(resolved: Mapping[str, Any]) -> set[str]:
+    return set(resolved.get("arms", ()))
+
+
+def _never(_change: _Change) -> bool:
+    return False
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
-
-
-def _without_additions(
-    old: Mapping[str, Any], new: Mapping[str, Any], begun: bool, opened: Collection[str]
-) -> dict[str, Any]:
-    """Return ``new`` with everything taken back that may be added to ``old``."""
-    kept = dict(new)
-    for table in ("arms", "fingerprints"):
-        before, after = old.get(table), new.get(table)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            kept[table] = {name: value for name, value in after.items() if name in before}
-    if isinstance(old.get("order"), list) and isinstance(new.get("order"), list):
-        added = set(new.get("arms", ())) - set(old.get("arms", ()))
-        kept["order"] = [name for name in new["order"] if name not in added]
-    if isinstance(old.get("contrasts"), Mapping) and isinstance(new.get("contrasts"), Mapping):
-        kept["contrasts"] = _contrasts(old["contrasts"], new["contrasts"], opened)
-    for table, key, may_change in (
-        ("confirm", "pairs", lambda was, now: now >= was),
-        ("search", "trials", lambda _was, _now: not begun),
-    ):
-        was, now = (side.get(table, {}).get(key) for side in (old, new))
-        if isinstance(was, int) and isinstance(now, int) and may_change(was, now):
-            kept[table] = {**new[table], key: was}
-    return kept
-
-
-def _contrasts(
-    old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]], opened: Collection[str]
-) -> dict[str, Any]:
-    """Return the new contrasts without the added ones of which an arm was not read on test rows yet."""
-    kept: dict[str, Any] = {}
-    for pair, questions in new.items():
-        if all(arm in opened for arm in pair.split(" against ")):
-            kept[pair] = questions
-        elif pair in old:
-            kept[pair] = [question for question in questions if question in old[pair]]
-    return kept
 
 
 def stamped(row: StudyRow, before: StudyRow | None) -> StudyRow:

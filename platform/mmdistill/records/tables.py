@@ -7,7 +7,7 @@ lists although the tables are written anew meanwhile. Each file verifies against
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from mmdistill.errors import StudyError
 from mmdistill.faults import point
-from mmdistill.records.finals import parquet_bytes, parquet_table
+from mmdistill.records.finals import Final, parquet_bytes, parquet_table
 from mmdistill.records.rows import (
     TABLES,
     AttemptRow,
     EpochRow,
     OpeningRow,
     PredictionRow,
+    Row,
     StageRow,
     StudyRow,
     TrialRow,
@@ -91,17 +92,18 @@ def tables(folder: StudyFolder) -> dict[str, pa.Table]:
     live = {
         "trials": arrow_table(TrialRow, [row for final in finals for row in final.trials]),
         "stages": arrow_table(StageRow, [row for final in finals for row in final.stages]),
-        "epochs": pa.concat_tables(
-            [arrow_table(EpochRow, []), *(folder.side(final, "curves") for final in finals)]
-        ),
-        "predictions": pa.concat_tables(
-            [arrow_table(PredictionRow, []), *(folder.side(final, "predictions") for final in finals)]
-        ),
+        "epochs": _sides(folder, finals, "curves", EpochRow),
+        "predictions": _sides(folder, finals, "predictions", PredictionRow),
         "attempts": arrow_table(AttemptRow, folder.attempts()),
         "studies": arrow_table(StudyRow, [revision.row for revision in folder.revisions]),
         "test_openings": arrow_table(OpeningRow, folder.openings()),
     }
     return {name: _sorted(name, table) for name, table in live.items()}
+
+
+def _sides(folder: StudyFolder, finals: Sequence[Final], name: str, kind: type[Row]) -> pa.Table:
+    having = [final for final in finals if any(side.folder == name for side in final.sides)]
+    return pa.concat_tables([arrow_table(kind, []), *(folder.side(final, name) for final in having)])
 
 
 def _sorted(name: str, table: pa.Table) -> pa.Table:
