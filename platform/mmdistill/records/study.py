@@ -284,10 +284,11 @@ class StudyFolder:
 
     def results(self) -> Mapping[str, Final]:
         """Return what :meth:`finals` does, by order and unsorted; quick however often it is asked for."""
-        if self._seen != len(self._records):
-            for order_id in self.final_ids():
+        for name in list(self._records)[self._seen :]:
+            self._seen += 1
+            order_id = name.partition("~")[0]
+            if self.has_final(order_id):
                 self.final(order_id)
-            self._seen = len(self._records)
         return self._parsed
 
     def side(self, final: Final, folder: str) -> pa.Table:
