@@ -73,7 +73,9 @@ class Session:
 
         Raises:
             StudyError: if the disk failed it (``storage``): that says nothing about the order.
+            LockedError: if another driver has taken the study over.
         """
+        self.folder.fence()
         if outcome == "storage":
             raise StudyError(self._disk(order))
         self._failures[order.order_id] += outcome == "failed"
