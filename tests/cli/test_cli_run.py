@@ -13,6 +13,7 @@ from mmdistill.errors import MmdistillError
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
 from mmdistill.records.study import StudyFolder
+from mmdistill.reports.query import query
 
 
 def refuse(session, cache, listen):
@@ -162,7 +163,7 @@ def test_an_interrupted_run_says_how_to_resume_and_resumes(call, study_file, tmp
         "Stopped; 2 orders are on record. The same command resumes:",
         "  mmdistill run 'my study.toml'",
     ]
-    assert not (tmp_path / "out" / "lock.json").exists()
+    assert (tmp_path / "out" / "lease" / "1.end.json").exists()
     code = running.run_study(
         study_file,
         output=tmp_path / "out",
@@ -232,10 +233,32 @@ def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypa
     assert answer.code == 3
     assert "1 order failed for good:" in answer.err
     assert "1 x MemoryError: too large" in answer.err
-    assert "run with another --output" in answer.err
+    assert "run again with --retry-failed" in answer.err
     assert len([line for line in answer.lines if line.endswith("  failed")]) == 3
     monkeypatch.setattr(running, "on_ray", refuse)
     assert call("run", study_file, "--output", tmp_path / "out").code == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(running, "on_ray", lambda s, cache, listen: run_inline(s, StageCache(cache), listen))
+    again = call("run", study_file, "--output", tmp_path / "out", "--retry-failed")
+    assert again.code == 0
+    assert "1 of 1 failed orders are tried again" in again.err
+    rows = query(tmp_path / "out", "SELECT DISTINCT status FROM trials").to_pylist()
+    assert rows == [{"status": "complete"}]
+    assert call("verify", tmp_path / "out").code == 0
+
+
+def test_a_failed_search_stays_once_winners_were_selected(call, study_file, tmp_path, monkeypatch, inline):
+    def failing(order, study, *others):
+        failed = order.kind == "search" and "hinton" in order.title and not order.lanes[0].number
+        return "failed" if failed else run_order(order, study, *others)
+
+    monkeypatch.setattr("mmdistill.cluster.inline.run_order", failing)
+    edits = ("search.startup=1", "search.generation=1")
+    assert call("run", study_file, *edits, "--output", tmp_path / "out").code == 3
+    again = call("run", study_file, *edits, "--output", tmp_path / "out", "--retry-failed")
+    assert again.code == 3
+    assert "0 of 1 failed orders are tried again" in again.err
+    assert "The others are of the search, and the winners were selected without them." in again.err
 
 
 def test_orders_whose_process_died_every_time_give_3(call, study_file, tmp_path, monkeypatch, inline):

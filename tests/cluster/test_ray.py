@@ -143,7 +143,7 @@ def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
     assert "same command" in (tmp_path / "log").read_text()
-    assert not (root / "lock.json").exists()
+    assert (root / "lease" / "1.end.json").exists()
 
 
 def test_one_cluster_in_this_process(file, undisturbed, tmp_path):

@@ -5,10 +5,12 @@ import pytest
 from mmdistill.cli.main import app
 
 FLAGS = {
-    "run": ["FILE", "EDITS", "--output", "--cache", "--json"],
+    "run": ["FILE", "EDITS", "--output", "--cache", "--takeover", "--retry-failed", "--json"],
     "status": ["STUDY", "--json"],
     "query": ["STUDY", "SQL", "--json"],
     "table": ["STUDY", "--format", "--json"],
+    "verify": ["STUDY", "--cache", "--json"],
+    "rebuild": ["STUDY", "--json"],
     "tensorboard": ["STUDY", "--port"],
     "datasets": ["--json"],
     "recipes": ["--json"],

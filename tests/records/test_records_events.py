@@ -130,7 +130,7 @@ def test_repetitions_are_one_row_with_the_mean_of_their_metrics(tmp_path):
 
 def test_records_need_neither_torch_nor_ray_nor_tensorflow():
     code = (
-        "import sys, mmdistill.records.events, mmdistill.records.tables, mmdistill.records.lock\n"
+        "import sys, mmdistill.records.events, mmdistill.records.tables, mmdistill.records.lease\n"
         "assert not {'torch', 'ray', 'optuna', 'tensorflow'} & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(events.__file__).parents[2])}

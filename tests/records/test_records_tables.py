@@ -27,7 +27,7 @@ def full(folder, final, opening_row):
 
 
 def compact_bytes(folder):
-    return {path.name: path.read_bytes() for path in (folder.root / "compact").iterdir()}
+    return {path.name: path.read_bytes() for path in (folder.root / "compact").glob("*.parquet")}
 
 
 def test_an_empty_study_has_every_table(folder):
@@ -96,7 +96,7 @@ def test_damaged_derived_files_are_passed_over_and_mended(full, place, damage):
     assert path.exists()
     shutil.rmtree(full.root / "finals")
     (full.root / "finals").mkdir()
-    assert latest(full)["trials"].num_rows == 0
+    assert latest(StudyFolder.open(full.root))["trials"].num_rows == 0
 
 
 def test_a_damaged_side_file_is_an_error_and_no_missing_row(full):

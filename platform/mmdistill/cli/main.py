@@ -41,15 +41,34 @@ def run(
     cache: Annotated[
         Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
     ] = None,
+    takeover: Annotated[
+        bool,
+        Parameter(negative="", help="Take the study from another driver, which ends before its next commit."),
+    ] = False,
+    retry_failed: Annotated[
+        bool, Parameter(negative="", help="Try orders again that were given up.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Run a study, or what is left of it; print its verdicts and its table.
 
     Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 done but some orders failed, 130 interrupted.
     """
+    from mmdistill.cli.claiming import refuse_second_driver
+
+    if not takeover:
+        refuse_second_driver(file, edits, output)
     from mmdistill.cli.running import run_study
 
-    return run_study(file, edits, output=output, cache=cache, as_json=as_json)
+    return run_study(
+        file,
+        edits,
+        output=output,
+        cache=cache,
+        takeover=takeover,
+        retry_failed=retry_failed,
+        as_json=as_json,
+    )
 
 
 @app.command
@@ -97,6 +116,30 @@ def table(
     from mmdistill.cli.reading import show_table
 
     return show_table(study, "json" if as_json else layout)
+
+
+@app.command
+def verify(
+    study: Study,
+    /,
+    *,
+    cache: Annotated[
+        Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compute every hash of a study again and print what is damaged; 1 if anything is. Changes nothing."""
+    from mmdistill.cli.verify import show_audit
+
+    return show_audit(study, cache, as_json=as_json)
+
+
+@app.command
+def rebuild(study: Study, /, *, as_json: AsJson = False) -> int:
+    """Derive the tables of a study from its records again; print their content hashes, before and after."""
+    from mmdistill.cli.rebuild import rebuild_tables
+
+    return rebuild_tables(study, as_json=as_json)
 
 
 @app.command

@@ -13,7 +13,7 @@ from mmdistill.cli.reading import readable
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError, Problem, StudyError
-from mmdistill.records.lock import DriverLock
+from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
 from mmdistill.reports.ablation import summarise
@@ -27,8 +27,9 @@ from mmdistill.studies.study import Study, open_study
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
 MOST_REASONS = 5
+_BEFORE_SELECTION = {"search", "validate"}
 # What a driver that was killed at once leaves in a folder that holds no study yet.
-_LEFT_BEHIND = {"study.toml", "lock.json", "cache"}
+_LEFT_BEHIND = {"study.toml", "lease", "cache"}
 _PRICE = """
     SELECT median(cpu_s) AS median_cpu_s, max(cpu_s) AS most_cpu_s, arg_max(arm, cpu_s) AS dearest_arm
     FROM trials WHERE phase <> 'test' AND status = 'complete'
@@ -58,6 +59,8 @@ def run_study(
     *,
     output: Path | None = None,
     cache: Path | None = None,
+    takeover: bool = False,
+    retry_failed: bool = False,
     as_json: bool = False,
     executor: Executor | None = None,
 ) -> int:
@@ -68,6 +71,8 @@ def run_study(
         edits: ``key=value``, laid on top of the file.
         output: folder of the study; ``results/<name>`` by default.
         cache: folder of the stage cache; ``cache/`` in the study's folder by default.
+        takeover: take the study from a driver that may still run; it ends before its next commit.
+        retry_failed: try orders again that were given up.
         as_json: print the table and the paths as JSON.
         executor: executes the orders; on Ray by default.
 
@@ -78,9 +83,11 @@ def run_study(
     study = open_study(readable(file), edits)
     root = _usable(readable(output or Path("results") / study.file.name))
     cache = root / "cache" if cache is None else _usable_folder(readable(cache))
-    with DriverLock(root):
+    with Lease(root, takeover=takeover) as lease:
         study = with_lanes(study, _lanes_on_record(root))
-        folder = _folder(study, root, file)
+        folder = _folder(study, root, file, lease)
+        if retry_failed:
+            _withdraw_failed(folder)
         session = Session(study, folder, propose)
         session.show_missing()
         try:
@@ -90,7 +97,7 @@ def run_study(
             say(f"  {shlex.join(command_line())}")
             return INTERRUPTED
         compact(folder)
-    failed = _failed_orders(folder)
+    failed = _failed_orders(StudyFolder.open(root))
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
 
@@ -102,9 +109,22 @@ def _lanes_on_record(root: Path) -> int | None:
     return lanes
 
 
-def _folder(study: Study, root: Path, file: Path) -> StudyFolder:
+def _folder(study: Study, root: Path, file: Path, lease: Lease) -> StudyFolder:
     text = file.read_text("utf-8-sig")
-    return StudyFolder.create(root, study_row(study, command_line()), text, study.resolved())
+    row = study_row(study, command_line())
+    return StudyFolder.create(root, row, text, study.resolved(), lease.check)
+
+
+def _withdraw_failed(folder: StudyFolder) -> None:
+    """Take back what was given up; what a frozen selection was made from stays."""
+    tuned = folder.selection() is not None
+    failed = [final for final in folder.finals() if final.is_given_up]
+    again = [final for final in failed if not tuned or final.kind not in _BEFORE_SELECTION]
+    for final in again:
+        folder.withdraw(final.order_id)
+    say(f"{len(again)} of {len(failed)} failed orders are tried again")
+    if len(again) < len(failed):
+        say("The others are of the search, and the winners were selected without them.")
 
 
 def _execute(session: Session, cache: Path, executor: Executor) -> None:
@@ -141,11 +161,7 @@ def _failed_orders(folder: StudyFolder) -> dict[str, str]:
     """Return why orders were given up: those on record without a stage or a run that got anywhere."""
     # By what is on record: an attempt whose process died has no outcome, nor has one that was killed as
     # soon as its result was there.
-    given_up = [
-        final.order_id
-        for final in folder.finals()
-        if not final.stages and all(trial.status == "failed" for trial in final.trials)
-    ]
+    given_up = [final.order_id for final in folder.finals() if final.is_given_up]
     errors = {attempt.order_id: attempt.error for attempt in folder.attempts() if attempt.error}
     return {name: errors.get(name, DIED) for name in given_up}
 
@@ -154,7 +170,7 @@ def _say_failures(failed: Mapping[str, str]) -> None:
     say(f"{len(failed)} order{'s' * (len(failed) > 1)} failed for good:")
     for reason, count in Counter(failed.values()).most_common(MOST_REASONS):
         say(f"  {count} x {reason}")
-    say("They stay on record; mend the cause and run with another --output.")
+    say("They stay on record; mend the cause and run again with --retry-failed.")
 
 
 class _Price(NamedTuple):

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mmdistill.errors import ConflictError, StudyError
+from mmdistill.faults import point
 from mmdistill.pipeline.checkpoints import Checkpoints, training_name
 from mmdistill.pipeline.stages import Stage
 from mmdistill.records.sealed import seal, unseal
@@ -69,6 +70,7 @@ class StageCache:
             payload = read_verified(self.root / content["tensors"], content["sha256"])
             return Entry(load(payload), content["facts"]), "hit"
         except (StudyError, OSError, KeyError, SafetensorError) as error:
+            point("entries.aside", mark)
             # Another reader may have been faster.
             with contextlib.suppress(FileNotFoundError):
                 mark.rename(mark.with_suffix(".corrupt"))
@@ -80,7 +82,7 @@ class StageCache:
         sha256 = sha256_of(payload)
         name = f"{stage.kind}-{sha256[:16]}.safetensors"
         # Called after its content: what may be there already is the same, or damaged.
-        replace_atomically(self.root / name, payload)
+        replace_atomically(self.root / name, payload, "tensors")
         content = {
             "key": stage.key,
             "kind": stage.kind,
@@ -93,7 +95,7 @@ class StageCache:
         }
         # Two workers may differ in their timings; the first entry is as good as this one.
         with contextlib.suppress(ConflictError):
-            put_if_absent(self._mark(stage), seal(content))
+            put_if_absent(self._mark(stage), seal(content), "entries")
 
     def _mark(self, stage: Stage) -> Path:
         return self.root / f"{stage.key}.json"

@@ -3,6 +3,7 @@
 Nothing here knows Ray. An order's result is durable in the study folder before anybody is told of it.
 """
 
+import contextlib
 import socket
 import time
 import traceback
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 
-from mmdistill.errors import StudyError
+from mmdistill.errors import LockedError, StudyError
+from mmdistill.faults import point
 from mmdistill.pipeline.bench import Bench, Piece
 from mmdistill.pipeline.cache import Entry, StageCache
 from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilities
@@ -23,34 +25,50 @@ from mmdistill.pipeline.run import canonical
 from mmdistill.pipeline.studying import cohort_key, degenerate_notes, student_network
 from mmdistill.records.finals import Final
 from mmdistill.records.rows import EpochRow, PredictionRow, TrialRow
+from mmdistill.records.store import is_storage_fault
 from mmdistill.records.study import StudyFolder
 from mmdistill.training.optimiser import load_lanes
 from mmdistill.training.runtime import Runtime
 
 
 def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runtime) -> str:
-    """Execute an order and commit its result; return ``complete``, ``failed`` or ``there already``.
+    """Execute an order and commit its result.
 
     An exception inside the order is written down as a failed attempt and never raised: it must not cost
     the worker.
+
+    Returns:
+        ``complete``, ``failed``, ``there already``, or ``storage``: the disk is full or failing, which says
+        nothing about the order.
+
+    Raises:
+        LockedError: if another driver has taken the study over from this process.
     """
     torch.set_num_threads(1)
-    if study.has_final(order.order_id):
-        return "there already"
-    writes = runtime.rank == 0
-    attempt = study.begin_attempt(order.order_id) if writes else 0
+    writes, attempt = runtime.rank == 0, 0
     try:
+        if study.has_final(order.order_id):
+            return "there already"
         if order.kind == "test" and not study.has_opening(order.order_id):
             raise StudyError("its look at the test rows is not in the ledger of openings")
+        if writes:
+            attempt = study.begin_attempt(order.order_id)
+        point("order.begun")
         final = execute(order, cache, runtime)
+        point("order.computed")
         if writes:
             study.put_final(final)
+            point("order.recorded")
+            study.end_attempt(order.order_id, attempt, "complete")
+    except LockedError:
+        raise
     except Exception as error:
-        if writes:
-            study.end_attempt(order.order_id, attempt, "failed", _last_line(error))
-        return "failed"
-    if writes:
-        study.end_attempt(order.order_id, attempt, "complete")
+        outcome = "storage" if is_storage_fault(error) else "failed"
+        if attempt:
+            # What cannot be noted now was not the order's fault either.
+            with contextlib.suppress(OSError):
+                study.end_attempt(order.order_id, attempt, outcome, _last_line(error))
+        return outcome
     return "complete"
 
 

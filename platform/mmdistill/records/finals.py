@@ -56,6 +56,11 @@ class Final:
     predictions: Sequence[PredictionRow] = ()
     sides: Sequence[SideFile] = ()
 
+    @property
+    def is_given_up(self) -> bool:
+        """Return whether nothing in the order got anywhere, so that it may be tried again."""
+        return not self.stages and all(trial.status == "failed" for trial in self.trials)
+
 
 def write_sides(root: Path, final: Final) -> list[SideFile]:
     """Write the curves and predictions of a final below ``root``, durably; return where they are."""
@@ -99,7 +104,7 @@ def parquet_table(content: bytes) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     # Reading adds a number to the metadata of every field; the schema that was written has none.
     written = base64.b64decode(file.metadata.metadata[b"ARROW:schema"])
-    return file.read().cast(pa.ipc.read_schema(pa.py_buffer(written)))
+    return file.read(use_threads=False).cast(pa.ipc.read_schema(pa.py_buffer(written)))
 
 
 def final_body(final: Final, sides: Sequence[SideFile]) -> dict[str, Any]:

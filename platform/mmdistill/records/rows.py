@@ -130,7 +130,7 @@ class AttemptRow(Row):
     attempt: Annotated[int, "number of the attempt, from 1"]
     started_at: Annotated[datetime, "start, UTC"]
     ended_at: Annotated[datetime | None, "end, UTC"] = None
-    outcome: Annotated[str | None, "complete | failed"] = None
+    outcome: Annotated[str | None, "complete | failed | storage"] = None
     host: Annotated[str, "machine of the attempt"]
     pid: Annotated[int, "process of the attempt"]
     error: Annotated[str | None, "what failed"] = None
@@ -138,11 +138,22 @@ class AttemptRow(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow(Row):
-    """The study itself: what was asked, with what, where."""
+    """The study itself: what was asked, with what, where; one row per revision, the last one counts."""
 
     table = "studies"
-    order = ("name",)
-    varying = ("created_at", "command", "host", "cpu_count")
+    order = ("name", "revision")
+    # Which code ran is on record; what it decides is in the versions of the stages, part of the identity.
+    varying = (
+        "created_at",
+        "command",
+        "host",
+        "cpu_count",
+        "package_version",
+        "ray",
+        "git_commit",
+        "git_dirty",
+        "constraints_hash",
+    )
 
     name: Annotated[str, "name of the study"]
     created_at: Annotated[datetime, "first start, UTC"]

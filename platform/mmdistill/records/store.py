@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmdistill.errors import ConflictError, StudyError
+from mmdistill.faults import point
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_STORAGE_FAULTS = (
+    errno.ENOSPC,
+    errno.EIO,
+    errno.EROFS,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EFBIG,
+    errno.ESTALE,
+)
 
 
 class Named(NamedTuple):
@@ -34,16 +44,27 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def put_if_absent(path: Path, content: bytes) -> bool:
+def is_storage_fault(error: BaseException) -> bool:
+    """Return whether an error tells of the disk (full, failing, read-only, forbidden), not of the work."""
+    return isinstance(error, OSError) and error.errno in _STORAGE_FAULTS
+
+
+def put_if_absent(path: Path, content: bytes, what: str | None = None) -> bool:
     """Create a file, durably, unless it is there; return whether this call created it.
 
     Of several writers at once exactly one creates the file. False means that the same content was there.
+
+    Args:
+        path: of the file; its folder is made if it is not there.
+        content: the whole of it.
+        what: is written, for :mod:`mmdistill.faults`; by default the name of the folder says it.
 
     Raises:
         ConflictError: if the file holds something else; it is left as it is.
         StudyError: if the file system knows no hard links.
     """
-    with _written(path.parent, content) as draft:
+    what = what or path.parent.name
+    with _written(path.parent, content, what) as draft:
         try:
             os.link(draft, path)
         except FileExistsError:
@@ -55,6 +76,7 @@ def put_if_absent(path: Path, content: bytes) -> bool:
             raise StudyError(
                 f"{path.parent} has no hard links ({error.strerror}); use another disk"
             ) from error
+        point(f"{what}.committed", path)
     _sync_folder(path.parent)
     return True
 
@@ -85,10 +107,26 @@ def read_verified(path: Path, sha256: str) -> bytes:
     return content
 
 
-def replace_atomically(path: Path, content: bytes) -> None:
-    """Write a derived file; readers see the old content or the new, never a mixture."""
-    with _written(path.parent, content) as draft:
+def replace_atomically(path: Path, content: bytes, what: str | None = None) -> None:
+    """Write a derived file; readers see the old content or the new, never a mixture.
+
+    ``what`` is as in :func:`put_if_absent`.
+    """
+    what = what or path.parent.name
+    with _written(path.parent, content, what) as draft:
         draft.replace(path)
+        point(f"{what}.committed", path)
+    _sync_folder(path.parent)
+
+
+def link_atomically(source: Path, path: Path) -> None:
+    """Give a file a second name, in place of whatever had that name."""
+    draft = path.parent / f"{uuid.uuid4().hex}.tmp"
+    try:
+        draft.hardlink_to(source)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -100,7 +138,8 @@ def file_names(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _written(folder: Path, content: bytes) -> Iterator[Path]:
+def _written(folder: Path, content: bytes, what: str) -> Iterator[Path]:
+    point(f"{what}.draft", folder)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{uuid.uuid4().hex}.tmp"
     # Not `tempfile`: its files are private, ours follow the umask.
@@ -109,7 +148,9 @@ def _written(folder: Path, content: bytes) -> Iterator[Path]:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
+            point(f"{what}.written", draft)
             os.fsync(descriptor)
+        point(f"{what}.commit", draft)
         yield draft
     finally:
         draft.unlink(missing_ok=True)

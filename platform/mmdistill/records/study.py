@@ -2,92 +2,143 @@
 
 import contextlib
 import dataclasses
-import json
+import itertools
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
 from mmdistill.errors import ConfigError, ConflictError, InputError, Problem, StudyError
 from mmdistill.records.finals import Final, final_body, parsed_final, read_side, write_sides
+from mmdistill.records.revisions import normal, refusals, stamped
 from mmdistill.records.rows import AttemptRow, EpochRow, OpeningRow, PredictionRow, StudyRow
 from mmdistill.records.schema import from_json, to_json
-from mmdistill.records.sealed import pack, seal, unseal
+from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.shelf import Shelf
 from mmdistill.records.store import put_if_absent, replace_atomically
-from mmdistill.settings import flattened
 
 _RECORD = "study.json"
+_LATER = "revisions"
+
+
+def unfenced() -> None:
+    """Allow every commit: of a worker, or of a test that drives alone."""
+
+
+class Revision(NamedTuple):
+    """What the study is from one moment on.
+
+    Attributes:
+        row: its row of the table ``studies``.
+        resolved: the study file with all defaults, as plain JSON values.
+    """
+
+    row: StudyRow
+    resolved: dict[str, Any]
 
 
 class StudyFolder:
     """The folder of one study; every change is durable when the call returns.
 
+    Results that other processes commit are found when they are asked for by name, or by opening the folder
+    again.
+
     Attributes:
         root: the folder.
-        row: what the table ``studies`` says.
-        resolved: the study file with all defaults, as plain JSON values.
+        revisions: what the study was and is, oldest first.
+        fence: called before every commit; raises when this process may make none any more.
     """
 
-    def __init__(self, root: Path, row: StudyRow, resolved: dict[str, Any]) -> None:
+    def __init__(
+        self, root: Path, revisions: Sequence[Revision], fence: Callable[[], None] = unfenced
+    ) -> None:
         self.root = root
-        self.row = row
-        self.resolved = resolved
+        self.revisions = tuple(revisions)
+        self.fence = fence
         self._decisions = Shelf(root / "decisions")
         self._selections = Shelf(root / "selection")
         self._openings = Shelf(root / "openings")
         self._attempts = Shelf(root / "attempts")
         self._records = Shelf(root / "finals")
+        self._withdrawn = Shelf(root / "withdrawn")
         self._parsed: dict[str, Final] = {}
+        self._seen = 0
+
+    @property
+    def row(self) -> StudyRow:
+        """Return what the table ``studies`` says of the newest revision."""
+        return self.revisions[-1].row
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Return the newest study file with all defaults, as plain JSON values."""
+        return self.revisions[-1].resolved
+
+    @property
+    def revision(self) -> int:
+        """Return the number of the newest revision, from 1."""
+        return len(self.revisions)
 
     @classmethod
-    def create(cls, root: Path, record: StudyRow, study_toml: str, resolved: Mapping[str, Any]) -> Self:
-        """Return the study in ``root``, begun now or before.
+    def create(
+        cls,
+        root: Path,
+        record: StudyRow,
+        study_toml: str,
+        resolved: Mapping[str, Any],
+        fence: Callable[[], None] = unfenced,
+    ) -> Self:
+        """Return the study in ``root``, begun now or before; what ``resolved`` adds makes a new revision.
 
         Args:
             root: the folder; made if it is not there.
-            record: the row of the study; of a study that was begun before, its own row stays.
+            record: the row of the study, kept if it begins or is extended; its revision is set here.
             study_toml: the text of the study file, kept for people.
             resolved: what identifies the study, plain JSON values.
+            fence: see the class.
 
         Raises:
-            ConfigError: if the study was begun with another ``resolved``; one problem per key that differs.
+            ConfigError: if the study was begun with another ``resolved`` that this one does not extend; one
+                problem per key.
         """
+        fence()
         if not (root / _RECORD).exists():
-            replace_atomically(root / "study.toml", study_toml.encode())
-            # If somebody else began it a moment ago, theirs stays and is compared below.
-            with contextlib.suppress(ConflictError):
-                put_if_absent(root / _RECORD, seal({"row": to_json(record), "resolved": resolved}))
-        study = cls.open(root)
-        problems = _changes(root, study.resolved, json.loads(json.dumps(pack(resolved))))
+            _write_revision(root, root / _RECORD, stamped(record, None), study_toml, resolved)
+        study = cls.open(root, fence)
+        old, new = normal(study.resolved), normal(resolved)
+        path = _revision_path(root, study.revision)
+        opened = {row.arm for row in study.openings()}
+        problems = refusals(str(path), old, new, begun=bool(study.decisions()), opened=opened)
         if problems:
             raise ConfigError(problems)
-        return study
+        if old == new:
+            return study
+        row = stamped(record, study.row)
+        _write_revision(root, _revision_path(root, row.revision), row, study_toml, resolved)
+        return cls.open(root, fence)
 
     @classmethod
-    def open(cls, root: Path) -> Self:
+    def open(cls, root: Path, fence: Callable[[], None] = unfenced) -> Self:
         """Return the study in ``root``.
 
         Raises:
             InputError: if there is none.
-            StudyError: if its ``study.json`` is torn or was altered.
+            StudyError: if one of its revisions is missing, torn or was altered.
         """
-        path = root / _RECORD
-        if not path.is_file():
+        if not (root / _RECORD).is_file():
             mend = "give the folder that `mmdistill run` printed"
             raise InputError([Problem(str(root), "no study here (there is no `study.json`)", mend)])
-        body = unseal(path, path.read_bytes())
-        try:
-            return cls(root, from_json(StudyRow, body["row"]), body["resolved"])
-        except (KeyError, ValueError) as error:
-            raise StudyError(f"{path} was written by another version of mmdistill: {error}") from error
+        return cls(root, [_read_revision(root, n + 1) for n in range(1 + len(Shelf(root / _LATER)))], fence)
 
     def put_decision(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a decision and return it; if one of that name is there, return that one: the first wins."""
+        self.fence()
         self._decisions.put(name, value)
         return self._decisions[name]
 
@@ -102,7 +153,8 @@ class StudyFolder:
         """
         number = len(self._selections)
         latest = self.selection()
-        if latest is None or pack(latest) != json.loads(json.dumps(pack(value))):
+        if latest is None or normal(latest) != normal(value):
+            self.fence()
             number += 1
             while not self._selections.put(str(number), value):
                 number += 1
@@ -124,6 +176,7 @@ class StudyFolder:
             ConflictError: if the order was recorded with other trials.
         """
         (order_id,) = {row.order_id for row in rows}
+        self.fence()
         self._openings.put(order_id, {"rows": [to_json(row) for row in rows]})
         recorded = {row["trial_id"] for row in self._openings[order_id]["rows"]}
         if recorded != {row.trial_id for row in rows}:
@@ -157,11 +210,14 @@ class StudyFolder:
         end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error}
         return self._attempts.put(f"{order_id}.{attempt}.end", end)
 
-    def attempts(self) -> list[AttemptRow]:
-        """Return all attempts, sorted by order and number; one that was killed has no end."""
-        names = [name for name in self._attempts if name.endswith(".begin")]
-        rows = [self._attempt(name) for name in names]
-        return sorted(rows, key=lambda row: (row.order_id, row.attempt))
+    def attempts(self, order_id: str | None = None) -> list[AttemptRow]:
+        """Return all attempts, or those of one order, sorted by order and number; a killed one has no end."""
+        if order_id is None:
+            names = [name for name in self._attempts if name.endswith(".begin")]
+            rows = [self._attempt(name) for name in names]
+            return sorted(rows, key=lambda row: (row.order_id, row.attempt))
+        numbered = (f"{order_id}.{number}.begin" for number in itertools.count(1))
+        return [self._attempt(name) for name in itertools.takewhile(self._attempts.__contains__, numbered)]
 
     def _attempt(self, name: str) -> AttemptRow:
         end = self._attempts.get(f"{name.removesuffix('.begin')}.end", {})
@@ -172,18 +228,44 @@ class StudyFolder:
 
         Curves and predictions are written first; the record in ``finals/`` is the commit mark.
         """
-        if final.order_id in self._records:
+        if self.has_final(final.order_id):
             return False
+        self.fence()
         sides = write_sides(self.root, final)
-        return self._records.put(final.order_id, final_body(final, sides))
+        return self._records.put(self._name(final.order_id), final_body(final, sides))
+
+    def withdraw(self, order_id: str) -> None:
+        """Take a failed result back, so that the order is tried anew; the record of it stays.
+
+        Raises:
+            StudyError: if the order has no result, or one that is not a failure.
+        """
+        if not self.final(order_id).is_given_up:
+            raise StudyError(f"{self.root}: order {order_id!r} did not fail, so its result stays")
+        self.fence()
+        body = {"order_id": order_id, "withdrawn_at": datetime.now(UTC).isoformat()}
+        self._withdrawn.put(f"{order_id}~{self._withdrawals[order_id] + 1}", body)
+        self._withdrawals[order_id] += 1
+        del self._parsed[order_id]
+
+    @cached_property
+    def _withdrawals(self) -> Counter[str]:
+        """How many results of each order were withdrawn; none is while the order is being executed."""
+        return Counter(name.rpartition("~")[0] for name in self._withdrawn)
+
+    def _name(self, order_id: str) -> str:
+        """Return the name of the record that holds, or will hold, the result that counts."""
+        number = self._withdrawals[order_id]
+        return f"{order_id}~{number}" if number else order_id
 
     def has_final(self, order_id: str) -> bool:
         """Return whether an order has a result; one that another process has just committed counts."""
-        return order_id in self._records
+        return self._name(order_id) in self._records
 
     def final_ids(self) -> set[str]:
         """Return the orders that have a result."""
-        return set(self._records)
+        orders = {name.partition("~")[0] for name in self._records}
+        return {order_id for order_id in orders if self.has_final(order_id)} if self._withdrawals else orders
 
     def final(self, order_id: str, *, whole: bool = False) -> Final:
         """Return the result of an order, with its curves and predictions if ``whole``.
@@ -192,15 +274,26 @@ class StudyFolder:
             StudyError: if there is none, or if one of its files is torn, damaged or altered.
         """
         if order_id not in self._parsed:
-            if order_id not in self._records:
+            if not self.has_final(order_id):
                 raise StudyError(f"{self.root} has no result of order {order_id!r}")
-            path = self._records.path(order_id)
-            self._parsed[order_id] = parsed_final(path, order_id, self._records[order_id])
+            name = self._name(order_id)
+            self._parsed[order_id] = parsed_final(
+                self._records.path(name), order_id, self._records.load(name)
+            )
         return self._completed(self._parsed[order_id]) if whole else self._parsed[order_id]
 
     def finals(self) -> Iterator[Final]:
         """Return the results of all orders, sorted by order, without curves and predictions."""
-        return (self.final(order_id) for order_id in sorted(self._records))
+        return (self.final(order_id) for order_id in sorted(self.final_ids()))
+
+    def results(self) -> Mapping[str, Final]:
+        """Return what :meth:`finals` does, by order and unsorted; quick however often it is asked for."""
+        for name in list(self._records)[self._seen :]:
+            self._seen += 1
+            order_id = name.partition("~")[0]
+            if self.has_final(order_id):
+                self.final(order_id)
+        return self._parsed
 
     def side(self, final: Final, folder: str) -> pa.Table:
         """Return the ``curves`` or ``predictions`` of a result as a table, verified."""
@@ -216,15 +309,26 @@ def _begin(row: AttemptRow) -> str:
     return f"{row.order_id}.{row.attempt}.begin"
 
 
-def _changes(root: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Problem]:
-    before, after = flattened(pack(old)), flattened(new)
-    mend = "run with another --output, or restore the value"
-    return [
-        Problem(f"{root / _RECORD}: {key}", f"{_shown(before, key)} -> {_shown(after, key)}", mend)
-        for key in sorted(set(before) | set(after))
-        if key not in before or key not in after or before[key] != after[key]
-    ]
+def _revision_path(root: Path, number: int) -> Path:
+    return root / _RECORD if number == 1 else root / _LATER / f"{number}.json"
 
 
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "(absent)"
+def _write_revision(
+    root: Path, path: Path, row: StudyRow, study_toml: str, resolved: Mapping[str, Any]
+) -> None:
+    what = "study" if path.name == _RECORD else _LATER
+    replace_atomically(root / "study.toml", study_toml.encode(), "study")
+    # If somebody else was faster, theirs stays; the caller reads and compares it.
+    with contextlib.suppress(ConflictError):
+        put_if_absent(path, seal({"row": to_json(row), "resolved": resolved}), what)
+
+
+def _read_revision(root: Path, number: int) -> Revision:
+    path = _revision_path(root, number)
+    try:
+        body = unseal(path, path.read_bytes())
+        return Revision(from_json(StudyRow, body["row"]), body["resolved"])
+    except FileNotFoundError:
+        raise StudyError(f"{path} is missing; restore it from a backup") from None
+    except (KeyError, ValueError) as error:
+        raise StudyError(f"{path} was written by another version of mmdistill: {error}") from error

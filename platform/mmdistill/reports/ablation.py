@@ -148,7 +148,7 @@ def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
 
 
 def _readings(tables: Mapping[str, pa.Table]) -> _Readings:
-    study: dict[str, Any] = tables["studies"].to_pylist()[0]
+    study: dict[str, Any] = tables["studies"].to_pylist()[-1]
     everything = tables["trials"].drop_columns(["config_json"]).to_pylist()
     by_arm: dict[str, list[Trial]] = {}
     for trial in everything:

@@ -71,7 +71,7 @@ def status_of_tables(
     tables: Mapping[str, pa.Table], finished: set[str], resolved: Mapping[str, Any]
 ) -> Status:
     """Return the status from the tables, the finished orders and the resolved study file."""
-    study: dict[str, Any] = tables["studies"].to_pylist()[0]
+    study: dict[str, Any] = tables["studies"].to_pylist()[-1]
     columns = ["arm", "phase", "status", "cpu_s"]
     trials = tables["trials"].select(columns).to_pylist()
     names = declared_arms(study, {trial["arm"] for trial in trials})

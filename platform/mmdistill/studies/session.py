@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mmdistill.errors import StudyError
 from mmdistill.pipeline.execute import failed_final
 from mmdistill.pipeline.order import Order
 from mmdistill.records.events import write_experiment_events, write_trial_events
@@ -86,18 +87,34 @@ class Session:
 
         One that failed too often in this session is written down as failed, and one whose process was
         ``lost`` at once: the executor has started it again before it says so.
+
+        Raises:
+            StudyError: if the disk failed it (``storage``): that says nothing about the order.
+            LockedError: if another driver has taken the study over.
         """
+        self.folder.fence()
+        if outcome == "storage":
+            raise StudyError(self._disk(order))
         self._failures[order.order_id] += outcome == "failed"
         if outcome == "lost" or self._failures[order.order_id] > RETRIES:
-            attempts = [a for a in self.folder.attempts() if a.order_id == order.order_id]
-            reason = next((a.error for a in reversed(attempts) if a.error), DIED)
-            self.folder.put_final(failed_final(order, reason))
+            self.folder.put_final(failed_final(order, self._reason(order) or DIED))
             self.failed.append(order.title)
         self._ended, self._step = (self._ended or set()) | {order.order_id}, None
         if self.folder.has_final(order.order_id) and order.lanes:
             # The event files are a view, written again by the next run: they must not end this one.
             with contextlib.suppress(OSError):
                 self._show(self.folder.final(order.order_id, whole=True))
+
+    def _reason(self, order: Order) -> str | None:
+        errors = [attempt.error for attempt in self.folder.attempts(order.order_id)]
+        return next((error for error in reversed(errors) if error), None)
+
+    def _disk(self, order: Order) -> str:
+        reason = self._reason(order) or "it could not even be noted what failed"
+        return (
+            f"{self.folder.root}: the disk failed {order.title!r} ({reason}); nothing finished is lost, "
+            "and once the disk is mended the same command resumes"
+        )
 
     def show_missing(self) -> None:
         """Write the TensorBoard files that a killed driver left out; they are a view, never the truth."""
