@@ -13,6 +13,7 @@ from mmdistill.cli.reading import readable
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError, Problem, StudyError
+from mmdistill.pipeline.prices import Bill, bill, device_kind, recorded_prices
 from mmdistill.records.lock import DriverLock
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
@@ -81,6 +82,10 @@ def run_study(
         folder = _folder(study, root, file)
         session = Session(study, folder, propose)
         session.show_missing()
+        before, prices = (
+            folder.final_ids(),
+            recorded_prices(root.parent, device_kind(study.file.resources.device)),
+        )
         try:
             _execute(session, cache, executor or on_ray)
         except KeyboardInterrupt:
@@ -88,6 +93,8 @@ def run_study(
             say(f"  {shlex.join(command_line())}")
             return INTERRUPTED
         compact(folder)
+    if folder.final_ids() != before:
+        say(_bill_text(bill(folder, before, prices)))
     failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
@@ -146,6 +153,13 @@ def _say_failures(failed: Mapping[str, str]) -> None:
     for reason, count in Counter(failed.values()).most_common(MOST_REASONS):
         say(f"  {count} x {reason}")
     say("They stay on record; mend the cause and run with another --output.")
+
+
+def _bill_text(found: Bill) -> str:
+    used = f"used {found.used:.0f} CPU-s, {found.trained / max(found.used, 1e-9):.0%} of it to train"
+    if not found.predicted:
+        return f"Nothing like it was timed before; {used}"
+    return f"Predicted {found.predicted:.0f} CPU-s ({found.recorded:.0%} of it from recorded timings), {used}"
 
 
 class _Price(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 
 from mmdistill.pipeline.bench import Bench, Piece
 from mmdistill.pipeline.cache import Entry, StageCache
+from mmdistill.pipeline.costs import sizes_of, student_key
 from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilities
 from mmdistill.pipeline.fold import Fold, opened, tensor_part
 from mmdistill.pipeline.order import Lane, Order
@@ -38,16 +39,18 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
         return "there already"
     writes = runtime.rank == 0
     attempt = study.begin_attempt(order.order_id) if writes else 0
+    clock = time.process_time()
     try:
         final = execute(order, cache, runtime)
         if writes:
             study.put_final(final)
     except Exception as error:
         if writes:
-            study.end_attempt(order.order_id, attempt, "failed", _last_line(error))
+            cpu_s = time.process_time() - clock
+            study.end_attempt(order.order_id, attempt, "failed", _last_line(error), cpu_s)
         return "failed"
     if writes:
-        study.end_attempt(order.order_id, attempt, "complete")
+        study.end_attempt(order.order_id, attempt, "complete", cpu_s=time.process_time() - clock)
     return "complete"
 
 
@@ -116,8 +119,10 @@ def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Ru
     if order.kind == "test":
         return _test(order, lanes, students, bench, taught)
     results = []
+    cost_key = student_key(run, sizes_of(fold, run), len(lanes), race=order.race)
     for k, (lane, student) in enumerate(zip(lanes, students, strict=True)):
         trial = _trial(order, lane, student.facts, taught[k].facts, bench, started)
+        trial = replace(trial, cost_key=cost_key)
         results.append(_Result(trial, _epochs(lane, student), [], bench, k == 0))
     return results
 
@@ -194,10 +199,13 @@ def _test(
     metrics = evaluate(network, fold, fold.arrays.test, tensors, len(lanes))
     logits = logits_on(network, tensors, len(lanes))
     cpu_s = (time.process_time() - clock) / len(lanes)
+    run = lanes[0].run
+    cost_key = student_key(run, sizes_of(fold, run), len(lanes), is_test=True)
     results = []
     for k, lane in enumerate(lanes):
         facts = students[k].facts | {"metrics": metrics[k], "cpu_s": cpu_s}
-        trial = replace(_trial(order, lane, facts, taught[k].facts, bench, started), split="test")
+        trial = _trial(order, lane, facts, taught[k].facts, bench, started)
+        trial = replace(trial, split="test", cost_key=cost_key)
         results.append(_Result(trial, [], _predictions(lane, fold, logits[k]), bench, k == 0))
     return results
 

@@ -63,7 +63,7 @@ class StudyFolder:
             with contextlib.suppress(ConflictError):
                 put_if_absent(root / _RECORD, seal({"row": to_json(record), "resolved": resolved}))
         study = cls.open(root)
-        problems = _changes(root, study.resolved, json.loads(json.dumps(pack(resolved))))
+        problems = study.differences(resolved)
         if problems:
             raise ConfigError(problems)
         return study
@@ -85,6 +85,10 @@ class StudyFolder:
             return cls(root, from_json(StudyRow, body["row"]), body["resolved"])
         except (KeyError, ValueError) as error:
             raise StudyError(f"{path} was written by another version of mmdistill: {error}") from error
+
+    def differences(self, resolved: Mapping[str, Any]) -> list[Problem]:
+        """Return why a study with another ``resolved`` cannot continue this one: a problem per key."""
+        return _changes(self.root, self.resolved, json.loads(json.dumps(pack(resolved))))
 
     def put_decision(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a decision and return it; if one of that name is there, return that one: the first wins."""
@@ -144,9 +148,16 @@ class StudyFolder:
             row = dataclasses.replace(row, attempt=row.attempt + 1)
         return row.attempt
 
-    def end_attempt(self, order_id: str, attempt: int, outcome: str, error: str | None = None) -> bool:
+    def end_attempt(
+        self,
+        order_id: str,
+        attempt: int,
+        outcome: str,
+        error: str | None = None,
+        cpu_s: float | None = None,
+    ) -> bool:
         """Record how an attempt ended, ``complete`` or ``failed``; return False if it had ended before."""
-        end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error}
+        end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error, "cpu_s": cpu_s}
         return self._attempts.put(f"{order_id}.{attempt}.end", end)
 
     def attempts(self) -> list[AttemptRow]:
