@@ -116,21 +116,25 @@ def order_keys(order: Order, sizes: Sizes) -> list[str]:
 
 def same_shape(key: str, others: Sequence[str]) -> str | None:
     """Return the key of the same work in a cohort of another size, the nearest one; None without any."""
-    shape, lanes = _parts(key)
-    found = {_parts(other)[1]: other for other in others if _parts(other)[0] == shape}
+    lanes = lanes_of(key)
+    found = {lanes_of(other): other for other in others if _shape(other) == _shape(key)}
     if not found:
         return None
     return found[min(found, key=lambda other: (max(other, lanes) / min(other, lanes), other))]
 
 
+def lanes_of(key: str) -> int:
+    """Return the size of the cohort of a key."""
+    return int(key.rpartition("x")[2])
+
+
+def _shape(key: str) -> str:
+    return key.rpartition("x")[0]
+
+
 def kind_of(key: str) -> str:
     """Return what a key is the price of: ``student``, ``test``, ``teacher`` ..."""
     return key.partition("-")[0]
-
-
-def _parts(key: str) -> tuple[str, int]:
-    shape, _, lanes = key.rpartition("x")
-    return shape, int(lanes)
 
 
 def _key(kind: str, content: list[Any], lanes: int) -> str:

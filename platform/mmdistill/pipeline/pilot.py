@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from mmdistill.data.samples import has_label
+from mmdistill.models.network import Network
 from mmdistill.pipeline.cache import Entry
-from mmdistill.pipeline.costs import kind_of, order_keys, same_shape, sizes_of
+from mmdistill.pipeline.costs import kind_of, lanes_of, order_keys, same_shape, sizes_of
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold, tensor_part
 from mmdistill.pipeline.order import Order
@@ -39,17 +40,22 @@ class Sample(NamedTuple):
 def pilot(samples: Mapping[str, Sample], seconds: float) -> dict[str, Price]:
     """Return a price for as many cost keys as ``seconds`` of CPU time allow, largest cohorts first."""
     clock, prices = time.process_time(), {}
-    for key in sorted(samples, key=lambda key: _turn(key, list(samples))):
+    for key in _in_turn(list(samples)):
         if time.process_time() - clock > seconds:
             break
         prices[key] = _price(key, samples[key])
     return prices
 
 
-def _turn(key: str, keys: Sequence[str]) -> tuple[int, str]:
-    """Return the place of a key: the largest cohort of every shape goes before the others."""
-    alike = [other for other in keys if same_shape(other, [key]) is not None]
-    return sorted(alike, key=lambda other: -int(other.rpartition("x")[2])).index(key), key
+def _in_turn(keys: Sequence[str]) -> list[str]:
+    """Return the keys so that a part of them says most: the largest cohort of every work, kinds in turn."""
+    place: dict[str, tuple[int, int, str]] = {}
+    first: Counter[str] = Counter()
+    for key in sorted(keys, key=lambda key: (-lanes_of(key), key)):
+        larger = sum(same_shape(key, [other]) is not None for other in place)
+        place[key] = (larger, first[kind_of(key)], key)
+        first[kind_of(key)] += not larger
+    return sorted(keys, key=lambda key: place[key])
 
 
 def _price(key: str, sample: Sample) -> Price:
@@ -103,8 +109,7 @@ def _teacher(name: str, runs: Sequence[RunSettings], fold: Fold) -> float:
 
 
 def _alignment(_name: str, runs: Sequence[RunSettings], fold: Fold) -> float:
-    part = _first(fold, MORE * runs[0].batch_size)
-    teachers = _teachers(runs, part)
+    teachers = _teachers(runs, fold)
 
     def work(part: Fold) -> float:
         clock = _clock(fold)
@@ -115,9 +120,9 @@ def _alignment(_name: str, runs: Sequence[RunSettings], fold: Fold) -> float:
 
 
 def _outputs(_name: str, runs: Sequence[RunSettings], fold: Fold) -> float:
-    part = _first(fold, MORE * runs[0].batch_size)
-    teachers, aligned = _teachers(runs, part), None
+    teachers, aligned = _teachers(runs, fold), None
     if runs[0].alignment.kind != "none":
+        part = _first(fold, MORE * runs[0].batch_size)
         aligned = align_teachers(_short(runs), teachers, part, _runtime(fold))
     clock = _clock(fold)
     teacher_outputs(runs, teachers, aligned, fold)
@@ -154,9 +159,14 @@ def _labelled_steps(run: RunSettings, fold: Fold) -> int:
     return max(1, sizes_of(fold, run).labelled // run.batch_size)
 
 
-def _teachers(runs: Sequence[RunSettings], part: Fold) -> dict[str, list[Entry]]:
-    short = _short(runs)
-    return {name: train_teachers(short, name, part, _runtime(part)) for name in runs[0].networks()}
+def _teachers(runs: Sequence[RunSettings], fold: Fold) -> dict[str, list[Entry]]:
+    """Return teachers as they are before training."""
+    found = {}
+    for name, modalities in runs[0].networks().items():
+        seeds = [0] * (runs[0].teachers.out_of_fold + 1)
+        network = Network(fold.widths(modalities), fold.outputs, runs[0].network, seeds)
+        found[name] = [Entry(dict(network.state_dict()), {})] * len(runs)
+    return found
 
 
 def _made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | None:

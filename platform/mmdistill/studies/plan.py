@@ -24,7 +24,7 @@ PHASES = ("search", "validate", "confirm", "test")
 # Seconds of a local Ray from its start to the first order and at its end, and of Ray's part in one order.
 START_S, ORDER_S = 9.0, 0.03
 # CPU seconds that trials of unknown trainings may take.
-PILOT_S = 6.0
+PILOT_S = 8.0
 
 
 class ArmPlan(NamedTuple):
