@@ -77,6 +77,25 @@ def plan(
 
 
 @app.command
+def forecast(
+    file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
+    /,
+    *edits: Annotated[
+        str, Parameter(help="key=value, laid on top of the file, e.g. run.data.label_fraction=1.")
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Print whether there is anything to distil, from some seconds of training; nothing is written.
+
+    A teacher on the privileged modalities knows more than the label. How much of that do the student's
+    modalities predict? Nothing (R2 of 0 or less) means that only label supply can transfer.
+    """
+    from mmdistill.cli.forecasting import show_forecast
+
+    return show_forecast(file, edits, as_json=as_json)
+
+
+@app.command
 def status(study: Study, /, *, as_json: AsJson = False) -> int:
     """Print how far a study has come."""
     from mmdistill.cli.reading import show_status
