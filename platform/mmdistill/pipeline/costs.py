@@ -63,6 +63,7 @@ def student_key(
         networks = [_widths(name, run, sizes) for name in names]
     content = [
         settings,
+        list(run.terms),
         networks,
         sorted(sizes.widths[name] for name in run.data.student),
         *_amounts(sizes.rows, run, sizes),

@@ -10,7 +10,8 @@ would always be predictable, by what it has from there.)
 Axes: N rows, C outputs, D inputs of the student, F features, L penalties.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from mmdistill.training.runtime import LocalRuntime
 
 Array = npt.NDArray[np.float64]
 
-FOLDS, INNER = 5, 3
+FOLDS, INNER = 5, 5
 FEATURES = 256
 # Bandwidths in medians of the distance between two rows; None is the input itself.
 BANDWIDTHS = (None, 0.5, 1.0, 2.0)
@@ -138,16 +139,36 @@ def _judged(
     for fold in range(int(fold_N.max()) + 1):
         train_N, test_N = fold_N != fold, fold_N == fold
         features = {width: _features(x_ND, train_N, width) for width in BANDWIDTHS}
-        errors = {}
-        for width, z_NF in features.items():
-            losses_L = np.zeros(len(PENALTIES_L))
-            for inner in range(int(inner_N.max()) + 1):
-                fit_N, see_N = train_N & (inner_N != inner), train_N & (inner_N == inner)
-                losses_L += _errors(z_NF, target_NC, labels, fit_N, see_N)[0]
-            errors[width] = losses_L
-        best = min(errors, key=lambda width: float(errors[width].min()))
-        losses_L, there = _errors(features[best], target_NC, labels, train_N, test_N)
-        yield float(losses_L[errors[best].argmin()]), there
+        best = _best(features, target_NC, labels, train_N, inner_N)
+        width, penalty = best or (None, 0)
+        left_L, there = _errors(features[width], target_NC, labels, train_N, test_N)
+        yield (float(left_L[penalty]) if best else there), there
+
+
+def _best(
+    features: Mapping[float | None, Array],
+    target_NC: Array,
+    labels: Labels,
+    train_N: npt.NDArray[np.bool_],
+    inner_N: npt.NDArray[np.int64],
+) -> tuple[float | None, int] | None:
+    """Return bandwidth and penalty of the best fit; None if no fit is clearly better than none.
+
+    By the rule of one standard error over inner folds (Breiman et al., 1984).
+    """
+    gains = {}
+    for width, z_NF in features.items():
+        found = []
+        for inner in range(int(inner_N.max()) + 1):
+            fit_N, see_N = train_N & (inner_N != inner), train_N & (inner_N == inner)
+            left_L, there = _errors(z_NF, target_NC, labels, fit_N, see_N)
+            found.append(there - left_L)
+        gains[width] = np.array(found)
+    width = max(gains, key=lambda width: float(gains[width].mean(axis=0).max()))
+    gain_L = gains[width].mean(axis=0)
+    penalty = int(gain_L.argmax())
+    error = float(gains[width][:, penalty].std(ddof=1)) / math.sqrt(len(gains[width]))
+    return (width, penalty) if gain_L[penalty] > error else None
 
 
 def _features(x_ND: Array, train_N: npt.NDArray[np.bool_], width: float | None) -> Array:

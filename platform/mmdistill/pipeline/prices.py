@@ -118,7 +118,7 @@ def _prices(study: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Price
         for key, cpu_s in rows:
             price = max(cpu_s + beside, 0.0)
             found.setdefault(key, []).append(Price(price, price * wall))
-    return {key: _mean(prices) for key, prices in found.items() if key}
+    return {key: _mean(prices) for key, prices in found.items()}
 
 
 def _work(
@@ -128,7 +128,9 @@ def _work(
     lanes: dict[str, list[tuple[str, float]]] = {}
     tests, cached = set(), set()
     for row in trials:
-        lanes.setdefault(row["order_id"], []).append((row["cost_key"], row["cpu_s"]))
+        mine = lanes.setdefault(row["order_id"], [])
+        # A run that was given up cost what nobody knows.
+        mine += [(row["cost_key"], row["cpu_s"])] if row["cost_key"] else []
         if row["phase"] == "test":
             tests.add(row["order_id"])
     shared: dict[str, list[tuple[str, float]]] = {}
@@ -138,7 +140,8 @@ def _work(
         # A test order finds its students in the cache, any other one must have trained them.
         if row["cache_hit"] and (row["order_id"] in shared or row["stage"] == "student"):
             cached.add(row["order_id"])
-    yield from ((order, rows) for order, rows in lanes.items() if order in tests or order not in cached)
+    computed = ((order, rows) for order, rows in lanes.items() if order in tests or order not in cached)
+    yield from ((order, rows) for order, rows in computed if rows)
     yield from ((order, rows) for order, rows in shared.items() if order not in cached)
 
 
