@@ -1,4 +1,5 @@
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
+from mmdistill.studies import power
 from mmdistill.studies.plan import plan
 from mmdistill.studies.power import earlier_spread, power_of
 from mmdistill.studies.provenance import study_row
@@ -119,3 +121,15 @@ def test_a_damaged_neighbour_costs_nothing(put_together, tiny, tmp_path):
     found = planned(study, tmp_path / "tiny")
     assert found.cost.recorded == 0
     assert found.power.spread is None
+
+
+def test_a_fold_that_tests_one_group_counts_as_a_subject(put_together, tiny, tmp_path, monkeypatch):
+    study = put_together(tiny, 'run.data.folds={scheme="stratified", count=3}')
+    part = SimpleNamespace(groups=np.array(["a", "a"]))
+    other = SimpleNamespace(groups=np.array(["b"]))
+    monkeypatch.setattr(power, "open_fold", lambda *_: SimpleNamespace(train=part, validation=other))
+    found = power_of(study, 3, tmp_path)
+    assert (found.replicate, found.n) == ("subjects", 3)
+    # Three subjects cannot reach .05 by sign flips.
+    assert found.refusal.startswith("n = 3 is too small")
+    assert found.in_sd is None

@@ -131,7 +131,7 @@ def plan(study: Study, root: Path, cache: Path, *, may_pilot: bool = True) -> Pl
     wanted = {piece.key for piece in left if piece.state == "left" and recorded.of(piece.key) is None}
     piloted = pilot(inventory.samples(orders, wanted, device), PILOT_S) if may_pilot and wanted else {}
     prices = _PriceList(recorded, Prices(piloted))
-    folds = 1 + max((lane.run.fold for order in orders for lane in order.lanes), default=_last_fold(done))
+    folds = _confirmed_folds(orders, done)
     return Plan(
         study=study.file.name,
         dataset=study.dataset,
@@ -176,8 +176,11 @@ def _on_record(study: Study, root: Path) -> tuple[State, list[Final]]:
     return State(folder.decisions(), finals, folder.selection()), list(finals.values())
 
 
-def _last_fold(done: Sequence[Final]) -> int:
-    return max((row.fold for final in done for row in final.trials), default=0)
+def _confirmed_folds(orders: Sequence[Order], done: Sequence[Final]) -> int:
+    """Return in how many folds winners are confirmed; a fold kept for tuning is none of them."""
+    ahead = {lane.run.fold for order in orders for lane in order.lanes if lane.phase == "confirm"}
+    behind = {row.fold for final in done for row in final.trials if row.phase == "confirm"}
+    return len(ahead | behind)
 
 
 def _searches_teachers(arm: Arm) -> bool:

@@ -67,8 +67,11 @@ def _replicate(study: Study, folds: int) -> tuple[Literal["seeds", "subjects", "
     """Return what the report is going to count as one difference, and the share of its corrected t."""
     if folds < 2:
         return "seeds", 0.0
-    fold = open_fold(study.arms[0].run.data, 0)
-    groups = {*fold.train.groups.tolist(), *fold.validation.groups.tolist()}
+    data = study.arms[0].run.data
+    fold = open_fold(data, 0)
+    groups = set(fold.train.groups.tolist())
+    if data.folds.tuning != "fixed_holdout":
+        groups |= set(fold.validation.groups.tolist())
     if len(groups) == folds - 1:
         return "subjects", 0.0
     return "folds", folds / (folds - 1) ** 2
