@@ -14,6 +14,7 @@ from mmdistill.statistics import (
     corrected_resampled_t,
     crossed_bootstrap,
     crossed_score_bootstrap,
+    detectable_difference,
     false_discovery,
     holm,
     ratio,
@@ -21,6 +22,7 @@ from mmdistill.statistics import (
     smallest_p,
     t_interval,
     t_test,
+    too_few,
     verdict,
 )
 
@@ -101,6 +103,34 @@ def test_sign_flip_p_does_not_depend_on_the_sign(values):
     p = sign_flip_test(values)
     assert 0 < p <= 1
     assert p == sign_flip_test([-value for value in values])
+
+
+def test_too_few_pairs_are_refused_with_the_number_that_could_do():
+    assert too_few(10, 3) is None
+    assert too_few(6, 1) is None
+    assert too_few(5, 2) == (
+        "n = 5 is too small: the exact sign-flip test of 2 planned contrast(s) cannot go below "
+        "p = 0.12 after Holm; n = 7 could reach 0.05"
+    )
+
+
+# Cohen (1988): d = .5 is found with n = 34, d = .996 with n = 10; two-sided .05, power .8.
+@pytest.mark.parametrize(("n", "difference"), [(34, 0.495), (10, 0.996)])
+def test_detectable_difference_is_that_of_the_textbook(n, difference):
+    assert detectable_difference(n) == pytest.approx(difference, abs=0.002)
+
+
+def test_a_detectable_difference_is_found_as_often_as_promised():
+    values = RNG(4).normal(detectable_difference(8, level=0.05 / 3), 1, (4000, 8))
+    p = stats.ttest_1samp(values, 0, axis=1).pvalue
+    assert (p < 0.05 / 3).mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_overlapping_training_sets_need_larger_differences():
+    assert detectable_difference(5, test_share=0.25) == pytest.approx(
+        detectable_difference(5) * math.sqrt((1 / 5 + 0.25) * 5)
+    )
+    assert detectable_difference(1) == math.inf
 
 
 def test_holm_follows_its_definition():

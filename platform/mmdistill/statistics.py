@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from mmdistill.randomness import numpy_generator
 
@@ -22,6 +22,8 @@ Score = Callable[[Array], Array]
 ALPHA = 0.05
 # 2**16 sign patterns of 16 numbers are 8 MB; a t test is as good beyond.
 _EXACT_UP_TO = 16
+# Points of the integral over the estimated spread; power is right to three digits.
+_GRID = 2000
 
 
 class Interval(NamedTuple):
@@ -100,6 +102,49 @@ def sign_flip_test(differences: npt.ArrayLike) -> float:
 def smallest_p(n: int) -> float:
     """Return the smallest p the exact sign-flip test can reach with ``n`` pairs."""
     return min(1.0, 2.0 ** (1 - n)) if n <= _EXACT_UP_TO else 0.0
+
+
+def too_few(n: int, family: int) -> str | None:
+    """Return why a family of exact sign-flip tests on ``n`` pairs cannot reach .05; None where it can."""
+    floor = smallest_p(n) * family
+    if floor < ALPHA:
+        return None
+    enough = next(more for more in range(n + 1, 64) if smallest_p(more) * family < ALPHA)
+    return (
+        f"n = {n} is too small: the exact sign-flip test of {family} planned contrast(s) cannot go below "
+        f"p = {min(floor, 1.0):.2g} after Holm; n = {enough} could reach {ALPHA:g}"
+    )
+
+
+def detectable_difference(
+    n: int, *, level: float = ALPHA, power: float = 0.8, test_share: float = 0.0
+) -> float:
+    """Return the smallest mean paired difference a two-sided t test finds, in sd of the differences.
+
+    Infinite below two differences.
+
+    Args:
+        n: paired differences.
+        level: of the test, in (0, 1); the first step of Holm for m contrasts is .05 / m.
+        power: probability of finding it, in (level, 1).
+        test_share: test rows per training row where training sets overlap, see :func:`t_interval`.
+    """
+    if n < 2:
+        return math.inf
+    critical = float(stats.t.ppf(1 - level / 2, n - 1))
+    error = math.sqrt(1 / n + test_share)
+    # The noncentral t as a mean over the estimated spread: SciPy's own is NaN in parts of its range.
+    grid = (np.arange(_GRID) + 0.5) / _GRID
+    bound = critical * np.sqrt(stats.chi2.ppf(grid, n - 1) / (n - 1))
+
+    def missing(difference: float) -> float:
+        shift = difference / error
+        return float((stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)).mean()) - power
+
+    high = error
+    while missing(high) < 0:
+        high *= 2
+    return float(optimize.brentq(missing, 0.0, high))
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:

@@ -12,6 +12,7 @@ from mmdistill.cluster.inline import run_inline
 from mmdistill.errors import MmdistillError
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
+from mmdistill.pipeline.prices import bill, recorded_prices
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.query import query
 
@@ -36,12 +37,26 @@ def test_prints_verdict_table_price_and_paths(first_run):
 
 
 def test_progress_is_one_plain_line_per_order_on_stderr(first_run):
-    assert len(first_run.lines) == len(StudyFolder.open(first_run.folder).final_ids())
+    *lines, bill = first_run.lines
+    assert len(lines) == len(StudyFolder.open(first_run.folder).final_ids())
     assert re.fullmatch(
         r"\[ 1/8\] student_only: search, generation 0 +2 runs +\d+\.\d s",
-        next(line for line in first_run.lines if "student_only: search" in line),
+        next(line for line in lines if "student_only: search" in line),
     )
-    assert first_run.lines[-1].startswith("[ 8/8] ")
+    assert lines[-1].startswith("[ 8/8] ")
+    assert re.fullmatch(r"Nothing like it was timed before; used \d+ CPU-s, \d+% of it to train", bill)
+
+
+def test_a_study_that_was_timed_before_ends_with_predicted_against_used(finished):
+    before = recorded_prices(finished.parent, "cpu")
+    found = bill(StudyFolder.open(finished), (), before)
+    assert found.recorded == 1
+    assert found.predicted == pytest.approx(found.used, rel=0.02)
+    assert 0 < found.trained <= found.used
+    text = running._bill_text(found)
+    assert re.fullmatch(
+        r"Predicted \d+ CPU-s \(100% of it from recorded timings\), used \d+ CPU-s, \d+% of it to train", text
+    )
 
 
 def test_a_second_run_executes_nothing_and_prints_the_same_table(call, monkeypatch, first_run):

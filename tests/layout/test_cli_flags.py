@@ -6,6 +6,8 @@ from mmdistill.cli.main import app
 
 FLAGS = {
     "run": ["FILE", "EDITS", "--output", "--cache", "--takeover", "--retry-failed", "--json"],
+    "plan": ["FILE", "EDITS", "--output", "--cache", "--pilot", "--no-pilot", "--json"],
+    "forecast": ["FILE", "EDITS", "--json"],
     "status": ["STUDY", "--json"],
     "query": ["STUDY", "SQL", "--json"],
     "table": ["STUDY", "--format", "--json"],

@@ -74,7 +74,7 @@ class Folder:
         self.began.append(order_id)
         return len(self.began)
 
-    def end_attempt(self, order_id, attempt, outcome, error=None):
+    def end_attempt(self, order_id, attempt, outcome, error=None, cpu_s=None):
         self.ends.append((order_id, attempt, outcome, error))
 
     def put_final(self, final):

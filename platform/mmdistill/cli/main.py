@@ -72,6 +72,49 @@ def run(
 
 
 @app.command
+def plan(
+    file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
+    /,
+    *edits: Annotated[str, Parameter(help="key=value, laid on top of the file, e.g. search.trials=4.")],
+    output: Annotated[Path | None, Parameter(help="Folder of the study; results/<name> by default.")] = None,
+    cache: Annotated[
+        Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
+    ] = None,
+    pilot: Annotated[
+        bool, Parameter(negative="--no-pilot", help="Time a few steps of what was never timed here.")
+    ] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Print what `run` would do now: arms, runs, shared stages, cost, the difference it can detect.
+
+    Nothing is written. Costs are from the finished studies beside the output, else from some seconds of
+    training.
+    """
+    from mmdistill.cli.planning import show_plan
+
+    return show_plan(file, edits, output=output, cache=cache, may_pilot=pilot, as_json=as_json)
+
+
+@app.command
+def forecast(
+    file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
+    /,
+    *edits: Annotated[
+        str, Parameter(help="key=value, laid on top of the file, e.g. run.data.label_fraction=1.")
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Print whether there is anything to distil, from some seconds of training; nothing is written.
+
+    A teacher on the privileged modalities knows more than the label. How much of that do the student's
+    modalities predict? Nothing (R2 of 0 or less) means that only label supply can transfer.
+    """
+    from mmdistill.cli.forecasting import show_forecast
+
+    return show_forecast(file, edits, as_json=as_json)
+
+
+@app.command
 def status(study: Study, /, *, as_json: AsJson = False) -> int:
     """Print how far a study has come."""
     from mmdistill.cli.reading import show_status

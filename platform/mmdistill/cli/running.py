@@ -13,6 +13,7 @@ from mmdistill.cli.reading import readable
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError, Problem, StudyError
+from mmdistill.pipeline.prices import Bill, bill, device_kind, recorded_prices
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
@@ -20,7 +21,7 @@ from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
 from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render import markdown
-from mmdistill.studies.lanes import with_lanes
+from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.provenance import command_line, study_row
 from mmdistill.studies.session import DIED, Session
 from mmdistill.studies.study import Study, open_study
@@ -84,12 +85,16 @@ def run_study(
     root = _usable(readable(output or Path("results") / study.file.name))
     cache = root / "cache" if cache is None else _usable_folder(readable(cache))
     with Lease(root, takeover=takeover) as lease:
-        study = with_lanes(study, _lanes_on_record(root))
+        study = with_lanes(study, lanes_on_record(root))
         folder = _folder(study, root, file, lease)
         if retry_failed:
             _withdraw_failed(folder)
         session = Session(study, folder, propose)
         session.show_missing()
+        before, prices = (
+            folder.final_ids(),
+            recorded_prices(root.parent, device_kind(study.file.resources.device)),
+        )
         try:
             _execute(session, cache, executor or on_ray)
         except KeyboardInterrupt:
@@ -97,16 +102,12 @@ def run_study(
             say(f"  {shlex.join(command_line())}")
             return INTERRUPTED
         compact(folder)
-    failed = _failed_orders(StudyFolder.open(root))
+    folder = StudyFolder.open(root)
+    if folder.final_ids() != before:
+        say(_bill_text(bill(folder, before, prices)))
+    failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
-
-
-def _lanes_on_record(root: Path) -> int | None:
-    if not (root / "study.json").exists():
-        return None
-    lanes: int = StudyFolder.open(root).resolved["lanes"]
-    return lanes
 
 
 def _folder(study: Study, root: Path, file: Path, lease: Lease) -> StudyFolder:
@@ -171,6 +172,13 @@ def _say_failures(failed: Mapping[str, str]) -> None:
     for reason, count in Counter(failed.values()).most_common(MOST_REASONS):
         say(f"  {count} x {reason}")
     say("They stay on record; mend the cause and run again with --retry-failed.")
+
+
+def _bill_text(found: Bill) -> str:
+    used = f"used {found.used:.0f} CPU-s, {found.trained / max(found.used, 1e-9):.0%} of it to train"
+    if not found.predicted:
+        return f"Nothing like it was timed before; {used}"
+    return f"Predicted {found.predicted:.0f} CPU-s ({found.recorded:.0%} of it from recorded timings), {used}"
 
 
 class _Price(NamedTuple):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mmdistill.pipeline.cache import Entry, StageCache
 from mmdistill.pipeline.checkpoints import Checkpoints
+from mmdistill.pipeline.costs import sizes_of, stage_key
 from mmdistill.pipeline.fold import Fold
 from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.stages import Pipeline, Stage, raced
@@ -129,14 +130,24 @@ class Bench:
                     self.cache.write(stages[number], found[key])
             if self.runtime.rank == 0:
                 keeper.clear()
+        cost_key = self._cost_key(stages, pieces[0].run)
         for stage, piece in zip(stages, pieces, strict=True):
             reason = (
                 "computed with its cohort" if missing and stage.key not in missing else reads[stage.key][1]
             )
-            self._note(stage, piece, found[stage.key], reason, hit=not missing)
+            self._note(stage, piece, found[stage.key], reason, cost_key, hit=not missing)
         return [found[stage.key] for stage in stages]
 
-    def _note(self, stage: Stage, piece: Piece, entry: Entry, reason: str, *, hit: bool) -> None:
+    def _cost_key(self, stages: Sequence[Stage], run: RunSettings) -> str:
+        """Return the key of shared stages; that of a student is in its trial's row."""
+        if self._depth or stages[0].kind == "student":
+            return ""
+        together = len({stage.key for stage in stages})
+        return stage_key(stages[0].kind, stages[0].name, run, sizes_of(self.fold, run), together)
+
+    def _note(
+        self, stage: Stage, piece: Piece, entry: Entry, reason: str, cost_key: str, *, hit: bool
+    ) -> None:
         if self._depth or any(row.stage_key == stage.key and row.arm == piece.arm for row in self.rows):
             return
         row = StageRow(
@@ -151,6 +162,7 @@ class Bench:
             cache_hit=hit,
             reason=reason,
             cpu_s=entry.facts.get("cpu_s"),
+            cost_key=cost_key,
             metrics=entry.facts.get("metrics", {}),
             upstream=[before.key for before in stage.upstream],
         )

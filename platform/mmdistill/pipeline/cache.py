@@ -76,6 +76,10 @@ class StageCache:
                 mark.rename(mark.with_suffix(".corrupt"))
             return None, f"entry set aside: {error}"
 
+    def holds(self, stage: Stage) -> bool:
+        """Return whether there is an entry, which may still turn out to be damaged."""
+        return self._mark(stage).exists()
+
     def write(self, stage: Stage, entry: Entry) -> None:
         """Commit an entry; where another worker was first, its entry stays."""
         payload = save({name: tensor.contiguous() for name, tensor in entry.on_cpu().tensors.items()})

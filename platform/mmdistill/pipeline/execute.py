@@ -18,6 +18,7 @@ from mmdistill.errors import LockedError, StudyError
 from mmdistill.faults import point
 from mmdistill.pipeline.bench import Bench, Piece
 from mmdistill.pipeline.cache import Entry, StageCache
+from mmdistill.pipeline.costs import sizes_of, student_key
 from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilities
 from mmdistill.pipeline.fold import Fold, opened, tensor_part
 from mmdistill.pipeline.order import Lane, Order
@@ -45,7 +46,7 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
         LockedError: if another driver has taken the study over from this process.
     """
     torch.set_num_threads(1)
-    writes, attempt = runtime.rank == 0, 0
+    writes, attempt, clock = runtime.rank == 0, 0, time.process_time()
     try:
         if study.has_final(order.order_id):
             return "there already"
@@ -59,7 +60,7 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
         if writes:
             study.put_final(final)
             point("order.recorded")
-            study.end_attempt(order.order_id, attempt, "complete")
+            study.end_attempt(order.order_id, attempt, "complete", cpu_s=time.process_time() - clock)
     except LockedError:
         raise
     except Exception as error:
@@ -67,7 +68,8 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
         if attempt:
             # What cannot be noted now was not the order's fault either.
             with contextlib.suppress(OSError):
-                study.end_attempt(order.order_id, attempt, outcome, _last_line(error))
+                spent = time.process_time() - clock
+                study.end_attempt(order.order_id, attempt, outcome, _last_line(error), spent)
         return outcome
     return "complete"
 
@@ -137,8 +139,10 @@ def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Ru
     if order.kind == "test":
         return _test(order, lanes, students, bench, taught)
     results = []
+    cost_key = student_key(run, sizes_of(fold, run), len(lanes), race=order.race)
     for k, (lane, student) in enumerate(zip(lanes, students, strict=True)):
         trial = _trial(order, lane, student.facts, taught[k].facts, bench, started)
+        trial = replace(trial, cost_key=cost_key)
         results.append(_Result(trial, _epochs(lane, student), [], bench, k == 0))
     return results
 
@@ -216,10 +220,13 @@ def _test(
     metrics = evaluate(network, fold, fold.arrays.test, tensors, len(lanes))
     logits = logits_on(network, tensors, len(lanes))
     cpu_s = (time.process_time() - clock) / len(lanes)
+    run = lanes[0].run
+    cost_key = student_key(run, sizes_of(fold, run), len(lanes), is_test=True)
     results = []
     for k, lane in enumerate(lanes):
         facts = students[k].facts | {"metrics": metrics[k], "cpu_s": cpu_s}
-        trial = replace(_trial(order, lane, facts, taught[k].facts, bench, started), split="test")
+        trial = _trial(order, lane, facts, taught[k].facts, bench, started)
+        trial = replace(trial, split="test", cost_key=cost_key)
         results.append(_Result(trial, [], _predictions(lane, fold, logits[k]), bench, k == 0))
     return results
 

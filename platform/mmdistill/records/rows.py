@@ -79,7 +79,7 @@ class StageRow(Row):
     cache_hit: Annotated[bool, "whether the cache had it"]
     reason: Annotated[str, "`hit`, or why the cache had it not"]
     cpu_s: Annotated[float | None, "CPU seconds to compute it; null if unknown"] = None
-    cost_key: Annotated[str, "digest of what decides its cost; equal shapes, equal key"] = ""
+    cost_key: Annotated[str, "digest of what decides its cost; of a student in its trial's row"] = ""
     metrics: Annotated[dict[str, float], "value by metric of the stage"]
     upstream: Annotated[list[str], "keys of the stages it was computed from"]
 
@@ -124,13 +124,14 @@ class AttemptRow(Row):
 
     table = "attempts"
     order = ("order_id", "attempt")
-    varying = ("started_at", "ended_at", "outcome", "host", "pid", "error")
+    varying = ("started_at", "ended_at", "outcome", "cpu_s", "host", "pid", "error")
 
     order_id: Annotated[str, "the order"]
     attempt: Annotated[int, "number of the attempt, from 1"]
     started_at: Annotated[datetime, "start, UTC"]
     ended_at: Annotated[datetime | None, "end, UTC"] = None
     outcome: Annotated[str | None, "complete | failed | storage"] = None
+    cpu_s: Annotated[float | None, "CPU seconds of the process meanwhile; null without an end"] = None
     host: Annotated[str, "machine of the attempt"]
     pid: Annotated[int, "process of the attempt"]
     error: Annotated[str | None, "what failed"] = None

@@ -111,13 +111,10 @@ class StudyFolder:
         if not (root / _RECORD).exists():
             _write_revision(root, root / _RECORD, stamped(record, None), study_toml, resolved)
         study = cls.open(root, fence)
-        old, new = normal(study.resolved), normal(resolved)
-        path = _revision_path(root, study.revision)
-        opened = {row.arm for row in study.openings()}
-        problems = refusals(str(path), old, new, begun=bool(study.decisions()), opened=opened)
+        problems = study.differences(resolved)
         if problems:
             raise ConfigError(problems)
-        if old == new:
+        if normal(study.resolved) == normal(resolved):
             return study
         row = stamped(record, study.row)
         _write_revision(root, _revision_path(root, row.revision), row, study_toml, resolved)
@@ -135,6 +132,12 @@ class StudyFolder:
             mend = "give the folder that `mmdistill run` printed"
             raise InputError([Problem(str(root), "no study here (there is no `study.json`)", mend)])
         return cls(root, [_read_revision(root, n + 1) for n in range(1 + len(Shelf(root / _LATER)))], fence)
+
+    def differences(self, resolved: Mapping[str, Any]) -> list[Problem]:
+        """Return why a study with another ``resolved`` neither continues nor extends this one, per key."""
+        path, opened = _revision_path(self.root, self.revision), {row.arm for row in self.openings()}
+        old, new = normal(self.resolved), normal(resolved)
+        return refusals(str(path), old, new, begun=bool(self.decisions()), opened=opened)
 
     def put_decision(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a decision and return it; if one of that name is there, return that one: the first wins."""
@@ -205,9 +208,16 @@ class StudyFolder:
             row = dataclasses.replace(row, attempt=row.attempt + 1)
         return row.attempt
 
-    def end_attempt(self, order_id: str, attempt: int, outcome: str, error: str | None = None) -> bool:
+    def end_attempt(
+        self,
+        order_id: str,
+        attempt: int,
+        outcome: str,
+        error: str | None = None,
+        cpu_s: float | None = None,
+    ) -> bool:
         """Record how an attempt ended, ``complete`` or ``failed``; return False if it had ended before."""
-        end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error}
+        end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error, "cpu_s": cpu_s}
         return self._attempts.put(f"{order_id}.{attempt}.end", end)
 
     def attempts(self, order_id: str | None = None) -> list[AttemptRow]:

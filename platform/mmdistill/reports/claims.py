@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from mmdistill import statistics
 from mmdistill.reports.evidence import Paired, Scheme
-from mmdistill.statistics import ALPHA, Interval, Verdict, false_discovery, holm, smallest_p, verdict
+from mmdistill.statistics import Interval, Verdict, false_discovery, holm, verdict
 
 
 class Question(NamedTuple):
@@ -136,12 +137,4 @@ def too_few(claims: Sequence[Claim], scheme: Scheme) -> str | None:
     """Return a warning if the exact test cannot reach .05 with the smallest n among the claims."""
     if not claims or scheme.replicate == "folds":
         return None
-    n, family = min(claim.seeds.n for claim in claims), len(claims)
-    floor = smallest_p(n) * family
-    if floor < ALPHA:
-        return None
-    enough = next(more for more in range(n + 1, 64) if smallest_p(more) * family < ALPHA)
-    return (
-        f"n = {n} is too small: the exact sign-flip test of {family} planned contrast(s) cannot go below "
-        f"p = {min(floor, 1.0):.2g} after Holm; n = {enough} could reach {ALPHA:g}"
-    )
+    return statistics.too_few(min(claim.seeds.n for claim in claims), len(claims))

@@ -2,9 +2,19 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 from mmdistill.pipeline.cohorts import best_lanes
+from mmdistill.records.study import StudyFolder
 from mmdistill.studies.study import Study
+
+
+def lanes_on_record(root: Path) -> int | None:
+    """Return the number of the study in a folder; None if there is no study yet."""
+    if not (root / "study.json").exists():
+        return None
+    lanes: int = StudyFolder.open(root).resolved["lanes"]
+    return lanes
 
 
 def with_lanes(study: Study, on_record: int | None) -> Study:

@@ -39,7 +39,7 @@ class Session:
 
     def __init__(self, study: Study, folder: StudyFolder, propose: Proposer) -> None:
         self.study, self.folder = study, folder
-        self.protocol = StudyProtocol(study, propose, _revisions(folder))
+        self.protocol = StudyProtocol(study, propose, arm_revisions(folder))
         self.failed: list[str] = []
         self._failures: Counter[str] = Counter()
         # These grow in place; what the protocol is shown is always what is on record.
@@ -203,7 +203,7 @@ class _Finals(Mapping[str, Final]):
         return len(self._folder.final_ids())
 
 
-def _revisions(folder: StudyFolder) -> dict[str, int]:
+def arm_revisions(folder: StudyFolder) -> dict[str, int]:
     """Return with which revision of the study each arm came."""
     return {arm["name"]: arm.get("revision", 1) for arm in json.loads(folder.row.arms_json)}
 

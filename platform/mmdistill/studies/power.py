@@ -1,0 +1,133 @@
+"""What a planned design can detect, from the spread that earlier studies met."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmdistill.data.opening import open_fold
+from mmdistill.statistics import ALPHA, detectable_difference, too_few
+from mmdistill.studies.study import Study
+
+POWER = 0.8
+# A spread of fewer differences says next to nothing.
+FEWEST = 4
+
+
+class Power(NamedTuple):
+    """The smallest difference a design finds.
+
+    Attributes:
+        replicate: what counts as one difference: ``seeds``, ``subjects`` or ``folds``.
+        n: differences there will be.
+        family: planned contrasts, which share .05 (Holm); 1 where none is planned.
+        level: of the first of them.
+        in_sd: detectable difference with power .8, in sd of the paired differences; None if never.
+        spread: sd of the paired differences in units of the score, from earlier studies; None without any.
+        source: which studies the spread is from.
+        difference: detectable difference in units of the score.
+        refusal: why no significance can be promised at all.
+    """
+
+    replicate: Literal["seeds", "subjects", "folds"]
+    n: int
+    family: int
+    level: float
+    in_sd: float | None
+    spread: float | None
+    source: str | None
+    difference: float | None
+    refusal: str | None
+
+
+def power_of(study: Study, folds: int, results: Path) -> Power:
+    """Return what the planned pairs can detect.
+
+    Args:
+        study: the study.
+        folds: in which winners are confirmed.
+        results: folder of earlier studies.
+    """
+    replicate, test_share = _replicate(study, folds)
+    n = study.file.confirm.pairs if replicate == "seeds" else folds
+    family = max(1, len(study.file.contrasts))
+    refusal = None if replicate == "folds" else too_few(n, family)
+    size = detectable_difference(n, level=ALPHA / family, power=POWER, test_share=test_share)
+    in_sd = size if np.isfinite(size) and refusal is None else None
+    spread, source = earlier_spread(study, folds, results)
+    known = None if in_sd is None or spread is None else in_sd * spread
+    return Power(replicate, n, family, ALPHA / family, in_sd, spread, source, known, refusal)
+
+
+def _replicate(study: Study, folds: int) -> tuple[Literal["seeds", "subjects", "folds"], float]:
+    """Return what the report is going to count as one difference, and the share of its corrected t."""
+    if folds < 2:
+        return "seeds", 0.0
+    data = study.arms[0].run.data
+    fold = open_fold(data, 0)
+    groups = set(fold.train.groups.tolist())
+    if data.folds.tuning != "fixed_holdout":
+        groups |= set(fold.validation.groups.tolist())
+    if len(groups) == folds - 1:
+        return "subjects", 0.0
+    return "folds", folds / (folds - 1) ** 2
+
+
+def earlier_spread(study: Study, folds: int, results: Path) -> tuple[float | None, str | None]:
+    """Return the sd of paired differences on this data set, and where it is from.
+
+    The root mean square over the contrasts, planned or against the baseline, of all earlier studies of this
+    data set with the student modalities and the label fraction of one of our arms; from test rows.
+    """
+    variances, sources = [], []
+    for path in sorted(results.glob("*/compact/trials.parquet")):
+        found = _variances(path, study, folds)
+        variances += found
+        sources += [path.parents[1].name] if found else []
+    if not variances:
+        return None, None
+    return float(np.sqrt(np.mean(variances))), ", ".join(sources)
+
+
+def _variances(path: Path, study: Study, folds: int) -> list[float]:
+    try:
+        (row,) = pq.read_table(path.with_name("studies.parquet")).to_pylist()
+        columns = ["arm", "phase", "fold", "seed_index", "status", "metrics", "config_json", "dataset"]
+        trials = pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, pa.ArrowException, ValueError):
+        return []
+    rows = [trial for trial in trials if _counts(trial, study)]
+    if row["score"] != study.score or (len({trial["fold"] for trial in rows}) > 1) != (folds > 1):
+        return []
+    contrasts = [(one["arm"], one["against"]) for one in json.loads(row["contrasts_json"])]
+    pairs = contrasts or [(arm, row["baseline"]) for arm in {trial["arm"] for trial in rows}]
+    differences = [_differences(rows, arm, against, study.score) for arm, against in pairs if arm != against]
+    return [float(np.var(found, ddof=1)) for found in differences if len(found) >= FEWEST]
+
+
+def _counts(trial: Mapping[str, Any], study: Study) -> bool:
+    if (trial["phase"], trial["status"], trial["dataset"]) != ("test", "complete", study.dataset):
+        return False
+    data = json.loads(trial["config_json"])["data"]
+    keys = ("student", "options", "label_fraction")
+    ours = [arm.run.data.as_json() for arm in study.arms]
+    return any(all(data[key] == one[key] for key in keys) for one in ours)
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], arm: str, against: str, score: str) -> list[float]:
+    scores: dict[str, dict[tuple[int, int], float]] = {arm: {}, against: {}}
+    for row in rows:
+        value = (row["metrics"] or {}).get(score)
+        if row["arm"] in scores and value is not None:
+            scores[row["arm"]][row["fold"], row["seed_index"]] = value
+    shared = sorted(scores[arm].keys() & scores[against].keys())
+    if len({fold for fold, _ in shared}) < 2:
+        return [scores[arm][pair] - scores[against][pair] for pair in shared]
+    by_fold: dict[int, list[float]] = {}
+    for pair in shared:
+        by_fold.setdefault(pair[0], []).append(scores[arm][pair] - scores[against][pair])
+    return [float(np.mean(values)) for values in by_fold.values()]

@@ -1,0 +1,135 @@
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mmdistill.cluster.inline import run_inline
+from mmdistill.cluster.proposals import propose
+from mmdistill.pipeline.cache import StageCache
+from mmdistill.records.study import StudyFolder
+from mmdistill.records.tables import compact
+from mmdistill.studies import power
+from mmdistill.studies.plan import plan
+from mmdistill.studies.power import earlier_spread, power_of
+from mmdistill.studies.provenance import study_row
+from mmdistill.studies.rehearsal import rehearse
+from mmdistill.studies.session import Session
+
+MT_PKDOT = """
+[[arms]]
+name = "mt_pkdot"
+recipe = "mt_pkdot"
+edits = { "terms.transport.k" = 5, "alignment.epochs" = 2 }
+"""
+
+
+@pytest.fixture
+def text(tiny):
+    return tiny.replace("[search]", f"{MT_PKDOT}\n[search]")
+
+
+def run(study, root, most=None):
+    folder = StudyFolder.create(root, study_row(study, []), "", study.resolved())
+    run_inline(Session(study, folder, propose), StageCache(root / "cache"), most=most)
+    return folder
+
+
+def planned(study, root, **other):
+    return plan(study, root, root / "cache", may_pilot=False, **other)
+
+
+def test_a_plan_knows_what_every_row_of_a_run_will_be_called(put_together, text, tmp_path):
+    study = put_together(text)
+    root = tmp_path / "results" / "tiny"
+    before = planned(study, root)
+    folder = run(study, root)
+    finals = list(folder.finals())
+    rehearsed = [order for wave in rehearse(study) for order in wave]
+    # Which trials are validated is a result; how many are is none.
+    assert Counter(order.kind for order in rehearsed) == Counter(final.kind for final in finals)
+    expected = {order.order_id for order in rehearsed if order.kind != "validate"}
+    assert expected == {final.order_id for final in finals if final.kind != "validate"}
+    assert sum(phase.orders for phase in before.phases) == len(finals)
+    stages = [row for final in finals if not final.trials for row in final.stages]
+    assert sum(phase.stages for phase in before.phases) == len(stages)
+    assert before.trainings == sum(row.stage == "teacher" for row in stages)
+    compact(folder)
+    # Another study of the same work: every price is on record.
+    again = planned(put_together(text, "name=other", "seed=8"), root.parent / "other")
+    assert (again.cost.unknown, again.cost.recorded) == (0, 1)
+    used = sum(attempt.cpu_s for attempt in folder.attempts())
+    assert again.cost.cpu_s == pytest.approx(used, rel=0.05)
+
+
+@pytest.mark.parametrize("most", [1, 8, 20])
+def test_a_plan_of_a_study_in_progress_counts_what_is_left(put_together, text, tmp_path, most):
+    study = put_together(text)
+    whole = planned(study, tmp_path / "nothing")
+    run(study, tmp_path / "tiny", most)
+    rest = planned(study, tmp_path / "tiny")
+    assert sum(phase.orders for phase in rest.phases) == sum(phase.orders for phase in whole.phases) - most
+    assert [phase.runs for phase in rest.phases] == [phase.runs for phase in whole.phases]
+    assert [phase.stages for phase in rest.phases] == [phase.stages for phase in whole.phases]
+    assert (rest.trainings, rest.trainings_alone) == (whole.trainings, whole.trainings_alone)
+    assert [arm.runs for arm in rest.arms] == [arm.runs for arm in whole.arms]
+
+
+def test_folds_multiply_and_count_as_replicates(put_together, text, tmp_path):
+    edits = ('run.data.folds={scheme="stratified", count=3}',)
+    whole = planned(put_together(text), tmp_path / "a")
+    folded = planned(put_together(text, *edits), tmp_path / "a")
+    assert [phase.runs for phase in folded.phases] == [3 * phase.runs for phase in whole.phases]
+    assert folded.power.replicate == "folds"
+    assert folded.power.n == 3
+    assert folded.power.refusal is None
+
+
+def test_searched_teachers_are_said_to_make_the_counts_inexact(put_together, text, tmp_path):
+    space = '[search.space]\n"teachers.pool" = { choice = [["joint"], ["each", "joint"]] }\n[confirm]'
+    study = put_together(text.replace("[confirm]", space))
+    assert planned(put_together(text), tmp_path / "a").is_exact
+    found = planned(study, tmp_path / "a")
+    assert not found.is_exact
+
+
+def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(put_together, tiny, tmp_path):
+    study = put_together(tiny, "confirm.pairs=5", "search.trials=1", "search.startup=1", "name=earlier")
+    folder = run(study, tmp_path / "earlier")
+    compact(folder)
+    scores = {arm.name: {} for arm in study.arms}
+    for row in (row for final in folder.finals() for row in final.trials if row.phase == "test"):
+        scores[row.arm][row.seed_index] = row.metrics["accuracy"]
+    differences = [
+        [scores[arm][n] - scores["student_only"][n] for n in range(5)] for arm in ("hinton", "several")
+    ]
+    spread, source = earlier_spread(study, 1, tmp_path)
+    assert source == "earlier"
+    assert spread == pytest.approx(np.sqrt(np.var(differences, axis=1, ddof=1).mean()))
+    found = power_of(put_together(tiny, "confirm.pairs=8"), 1, tmp_path)
+    assert found.difference == pytest.approx(found.in_sd * spread)
+    decoy = put_together(tiny, 'run.data.student=["decoy"]', 'run.data.privileged=["audio"]')
+    assert earlier_spread(decoy, 1, tmp_path) == (None, None)
+    assert earlier_spread(study, 3, tmp_path) == (None, None)
+
+
+def test_a_damaged_neighbour_costs_nothing(put_together, tiny, tmp_path):
+    study = put_together(tiny)
+    (tmp_path / "torn" / "compact").mkdir(parents=True)
+    for name in ("trials", "studies", "stages", "attempts"):
+        (tmp_path / "torn" / "compact" / f"{name}.parquet").write_bytes(b"PAR1 torn")
+    found = planned(study, tmp_path / "tiny")
+    assert found.cost.recorded == 0
+    assert found.power.spread is None
+
+
+def test_a_fold_that_tests_one_group_counts_as_a_subject(put_together, tiny, tmp_path, monkeypatch):
+    study = put_together(tiny, 'run.data.folds={scheme="stratified", count=3}')
+    part = SimpleNamespace(groups=np.array(["a", "a"]))
+    other = SimpleNamespace(groups=np.array(["b"]))
+    monkeypatch.setattr(power, "open_fold", lambda *_: SimpleNamespace(train=part, validation=other))
+    found = power_of(study, 3, tmp_path)
+    assert (found.replicate, found.n) == ("subjects", 3)
+    # Three subjects cannot reach .05 by sign flips.
+    assert found.refusal.startswith("n = 3 is too small")
+    assert found.in_sd is None
