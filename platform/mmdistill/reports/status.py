@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports.ablation import declared_arms
+from mmdistill.reports.arms import Declared, declared_arms
 
 
 class ArmStatus(NamedTuple):
@@ -73,9 +73,15 @@ def status_of_tables(
     study: dict[str, Any] = tables["studies"].to_pylist()[0]
     columns = ["arm", "phase", "status", "cpu_s"]
     trials = tables["trials"].select(columns).to_pylist()
-    expected = _expected(study, resolved)
-    names = declared_arms(study, {trial["arm"] for trial in trials})
-    arms = [_arm(name, [trial for trial in trials if trial["arm"] == name], expected) for name in names]
+    declared = declared_arms(study, {trial["arm"] for trial in trials})
+    arms = [
+        _arm(
+            arm.name,
+            [trial for trial in trials if trial["arm"] == arm.name],
+            _expected(arm, study, resolved),
+        )
+        for arm in declared
+    ]
     attempts = tables["attempts"].to_pylist()
     return Status(
         study=study["name"],
@@ -88,12 +94,22 @@ def status_of_tables(
     )
 
 
-def _expected(study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, int]:
+def _expected(arm: Declared, study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, int]:
     """Return the planned runs of an arm by phase: the study file's numbers where it states them."""
     search = _stated(resolved, "search", "trials", study["trials"])
     pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
-    folds = len(resolved.get("fingerprints", [0]))
-    return {"search": search * folds, "confirm": pairs * folds, "test": pairs * folds}
+    folds = _folds(arm.name, resolved)
+    # A frozen arm takes the winner of another; outside nested tuning one search serves every fold.
+    searches = 0 if arm.frozen else folds if study["tuning"] == "nested" else 1
+    return {"search": search * searches, "confirm": pairs * folds, "test": pairs * folds}
+
+
+def _folds(name: str, resolved: Mapping[str, Any]) -> int:
+    """Return how many outer folds an arm has; 1 where the resolved study says nothing of them."""
+    found: Any = resolved
+    for key in ("arms", name, "run", "data", "folds"):
+        found = found.get(key, {}) if isinstance(found, Mapping) else {}
+    return int(found["count"]) if found and found["scheme"] != "official" else 1
 
 
 def _stated(resolved: Mapping[str, Any], table: str, key: str, otherwise: int) -> int:

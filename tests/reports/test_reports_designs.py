@@ -1,0 +1,403 @@
+"""What the tables say of studies with designs, folds, races and several openings."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mmdistill.reports.ablation import summarise_tables
+from mmdistill.reports.budget import budget_of
+from mmdistill.reports.render import as_csv, as_json, markdown
+from mmdistill.reports.status import status_of_tables
+from mmdistill.statistics import t_interval
+
+FRACTIONS = ("0.1", "1.0")
+
+
+def arm_of(ablation, name):
+    return next(arm for arm in ablation.arms if arm.name == name)
+
+
+def fill(made, accuracies, *, seeds=8, first=0, rows=60, **other):
+    """Test each arm on the same pairs; an arm's hits follow from its place, pair and accuracy."""
+    for place, (arm, accuracy) in enumerate(accuracies.items()):
+        for seed in range(first, first + seeds):
+            rng = np.random.default_rng([place, seed])
+            made.add_test(arm, seed, rng.random(rows) < accuracy, **other)
+
+
+@pytest.fixture
+def curve(new_study):
+    """The best recipe against its own baseline at two label fractions."""
+    arms = [
+        {"name": f"{recipe}@{fraction}", "recipe": recipe, "baseline": f"student_only@{fraction}"}
+        for fraction in FRACTIONS
+        for recipe in ("student_only", "hinton")
+    ]
+    arms[0]["baseline"] = "student_only@1.0"
+    contrasts = [
+        (f"At {fraction} of the labels, does hinton help?", f"hinton@{fraction}", f"student_only@{fraction}")
+        for fraction in FRACTIONS
+    ]
+    made = new_study(arms, contrasts=contrasts, baseline="student_only@1.0", reference=None)
+    accuracies = {"student_only@0.1": 0.3, "hinton@0.1": 0.6, "student_only@1.0": 0.8, "hinton@1.0": 0.8}
+    fill(made, accuracies)
+    return made
+
+
+def test_each_arm_is_compared_with_the_baseline_of_its_own_data(curve):
+    ablation = summarise_tables(curve.tables())
+    compared = {arm.name: arm.against_baseline and arm.against_baseline.against for arm in ablation.arms}
+    assert compared == {
+        "student_only@0.1": "student_only@1.0",
+        "hinton@0.1": "student_only@0.1",
+        "student_only@1.0": None,
+        "hinton@1.0": "student_only@1.0",
+    }
+    assert arm_of(ablation, "student_only@0.1").against_baseline.verdict == "harms"
+    assert arm_of(ablation, "hinton@0.1").against_baseline == ablation.contrasts[0]
+
+
+def test_several_baselines_are_named(curve):
+    ablation = summarise_tables(curve.tables())
+    text = " ".join(markdown(ablation).split())
+    assert "minus baseline [seeds] [x rows]" in text
+    assert (
+        "Each arm is compared with the arm without a teacher on its own data: student_only@0.1, hinton@1.0 "
+        "with student_only@1.0; hinton@0.1 with student_only@0.1." in text
+    )
+    lines = list(csv.DictReader(io.StringIO(as_csv(ablation))))
+    assert [line["baseline"] for line in lines] == [
+        "student_only@1.0",
+        "student_only@0.1",
+        "",
+        "student_only@1.0",
+    ]
+
+
+def test_a_label_curve_has_one_sentence_per_fraction(curve):
+    first, second = summarise_tables(curve.tables()).sentences
+    assert first.startswith(
+        "At 0.1 of the labels, does hinton help? Yes: hinton@0.1 beats student_only@0.1 by"
+    )
+    assert second.startswith(
+        "At 1.0 of the labels, does hinton help? Cannot tell: hinton@1.0 minus student_o"
+    )
+
+
+@pytest.fixture
+def lattice(new_study):
+    """A base, two changes of it, and the frozen reading of the second, declared in no good order."""
+    arms = [
+        {"name": "student_only"},
+        {"name": "full-b.frozen", "frozen": "full", "base": "full", "change": "without b", "dimensions": 0},
+        {"name": "hinton"},
+        {"name": "full-a", "base": "full", "change": "without a"},
+        {"name": "full-b", "base": "full", "change": "without b"},
+        {"name": "full", "base": None},
+    ]
+    made = new_study(arms, contrasts=[("Does b matter?", "full", "full-b.frozen")])
+    accuracies = {"student_only": 0.4, "hinton": 0.6, "full": 0.9, "full-a": 0.88, "full-b": 0.6}
+    fill(made, accuracies | {"full-b.frozen": 0.5})
+    for arm in accuracies:
+        made.add_search(arm, [0.9, 0.8, 0.7, 0.75])
+    return made
+
+
+def test_a_base_is_followed_by_its_changes_and_each_by_its_frozen_reading(lattice):
+    names = [arm.name for arm in summarise_tables(lattice.tables()).arms]
+    assert names == ["student_only", "hinton", "full", "full-b", "full-b.frozen", "full-a"]
+
+
+def rows_of(text, first):
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}"))
+    header, _, *rest = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[start:]]
+    return [dict(zip(header, cells, strict=True)) for cells in rest[: lines[start:].index("") - 2]]
+
+
+def test_changes_stand_beside_their_frozen_reading(lattice):
+    ablation = summarise_tables(lattice.tables())
+    first, second = rows_of(markdown(ablation), "change")
+    tuned, frozen = (arm_of(ablation, name).against_base for name in ("full-b", "full-b.frozen"))
+    assert (first["change"], first["of"], first["n"]) == ("without b", "full", "8")
+    assert first["re-tuned minus base [seeds] [x rows]"].startswith(f"{tuned.seeds.mean:.3f}")
+    assert first["frozen minus base"].startswith(f"{frozen.seeds.mean:.3f} [")
+    assert (first["verdict"], first["frozen verdict"]) == ("harms *", "harms *")
+    assert (second["change"], second["frozen minus base"], second["frozen verdict"]) == (
+        "without a",
+        "-",
+        "-",
+    )
+
+
+def test_a_frozen_arm_is_no_headline_and_is_said_to_be_biased(lattice):
+    ablation = summarise_tables(lattice.tables())
+    arm, text = arm_of(ablation, "full-b.frozen"), markdown(ablation)
+    assert arm.budget.trials == 0
+    assert arm.notes == ("frozen: knock-out, biased towards full",)
+    shown = {row["arm"]: row for row in rows_of(text, "arm ")}
+    assert shown["full-b.frozen"]["verdict"] == "frozen"
+    assert shown["full-b.frozen"]["trials/dims/CPU-s"].startswith("0/0/")
+    assert ablation.sentences[0].startswith("Does b matter? Yes: full beats full-b.frozen by ")
+    assert ablation.sentences[0].endswith("; full-b.frozen is frozen: knock-out, biased towards full.")
+    assert "A frozen arm has no search of its own" in text
+
+
+def test_without_designs_there_is_no_table_of_changes(made):
+    text = markdown(summarise_tables(made.tables()))
+    assert "| change" not in text
+    assert "frozen" not in text
+
+
+def test_the_tables_of_a_design_fit_two_hundred_columns(lattice):
+    arms = json.loads(lattice.study.arms_json)
+    for arm in arms:
+        arm["change"] = arm.get("change") and arm["change"] * 20
+    lattice.study = dataclasses.replace(lattice.study, arms_json=json.dumps(arms))
+    assert max(map(len, markdown(summarise_tables(lattice.tables())).splitlines())) <= 200
+
+
+def test_shared_tuning_is_stamped_on_every_table(made):
+    made.study = dataclasses.replace(made.study, tuning="shared")
+    ablation = summarise_tables(made.tables())
+    stamp = "tuning = shared: winners were searched in fold 0 alone"
+    assert f"- Warning: {stamp}" in markdown(ablation)
+    assert all(
+        line["stamps"].startswith(stamp) and line["tuning"] == "shared"
+        for line in csv.DictReader(io.StringIO(as_csv(ablation)))
+    )
+    assert json.loads(as_json(ablation))["stamps"][0].startswith(stamp)
+
+
+def test_a_holdout_for_tuning_is_named_and_spares_the_validation_share(new_study):
+    made = new_study(["student_only", "hinton"], tuning="fixed_holdout")
+    for fold in range(5):
+        fill(made, {"student_only": 0.5, "hinton": 0.7}, seeds=2, fold=fold)
+    ablation = summarise_tables(made.tables())
+    assert ablation.scheme == ("folds", 1 / 4, "rows")
+    assert "no fold tests (fixed_holdout)." in " ".join(markdown(ablation).split())
+
+
+def subject_means(made, arm, subjects):
+    """Return the mean over seeds of each subject's accuracy, from the predictions one by one."""
+    found = {}
+    for row in made.predictions:
+        if row.arm == arm:
+            hit = row.outputs.index(max(row.outputs)) == row.label
+            found.setdefault(row.unit, {}).setdefault(row.seed_index, []).append(hit)
+    return np.array([np.mean([np.mean(h) for h in found[subject].values()]) for subject in subjects])
+
+
+@pytest.fixture
+def grouped(new_study):
+    """Three folds of four subjects with unequal rows."""
+    made = new_study(["student_only", "hinton"], contrasts=[("Better?", "hinton", "student_only")])
+    for fold in range(3):
+        units = [f"p{fold}-{min(i // 8, 3)}" for i in range(40)]
+        fill(made, {"student_only": 0.4, "hinton": 0.95}, seeds=4, rows=40, fold=fold, units=units)
+    return made
+
+
+def test_grouped_folds_are_tested_over_subjects(grouped):
+    ablation = summarise_tables(grouped.tables())
+    subjects = [f"p{fold}-{number}" for fold in range(3) for number in range(4)]
+    ours, theirs = (subject_means(grouped, arm, subjects) for arm in ("hinton", "student_only"))
+    claim = ablation.contrasts[0]
+    assert ablation.scheme == ("subjects", 0.0, "groups")
+    assert claim.seeds.n == 12
+    assert claim.seeds == pytest.approx(t_interval(ours - theirs))
+    assert arm_of(ablation, "hinton").score == pytest.approx(t_interval(ours))
+    flips = stats.permutation_test((ours - theirs,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert claim.p == pytest.approx(flips.pvalue)
+    assert claim.crossed.mean == pytest.approx(claim.seeds.mean)
+    assert (claim.crossed.n, claim.crossed.low < claim.crossed.mean < claim.crossed.high) == (4, True)
+    assert "Better? Yes: hinton beats student_only by" in ablation.sentences[0]
+    assert "(subjects 0." in ablation.sentences[0]
+
+
+def test_one_seed_of_grouped_folds_resamples_subjects_alone(grouped):
+    grouped.trials = [run for run in grouped.trials if run.seed_index == 0]
+    kept = {run.trial_id for run in grouped.trials}
+    grouped.predictions = [row for row in grouped.predictions if row.trial_id in kept]
+    claim = summarise_tables(grouped.tables()).contrasts[0]
+    assert claim.seeds.n == 12
+    width = claim.seeds.high - claim.seeds.low
+    assert claim.crossed.high - claim.crossed.low == pytest.approx(width, rel=0.15)
+
+
+def test_a_concordance_of_several_subjects_per_fold_is_compared_by_fold(new_study, new_trial, new_prediction):
+    made = new_study(["student_only", "hinton"], task="regression", score="ccc")
+    for arm, noise in (("student_only", 0.9), ("hinton", 0.3)):
+        for fold in range(4):
+            rng = np.random.default_rng([fold, int(10 * noise)])
+            run = new_trial(arm, "test", seed_index=0, fold=fold, metrics={"ccc": 1 - noise / 2})
+            made.trials.append(run)
+            for i in range(20):
+                y = float(i)
+                guess = [y + noise * rng.standard_normal()]
+                made.predictions.append(
+                    new_prediction(run, f"r{fold}-{i}", f"p{fold}-{i % 2}", y, guess, [y])
+                )
+    assert summarise_tables(made.tables()).scheme == ("folds", pytest.approx(4 / 9), "groups")
+
+
+def test_subjects_without_predictions_have_no_score(grouped):
+    grouped.predictions = [row for row in grouped.predictions if row.arm != "hinton"]
+    ablation = summarise_tables(grouped.tables())
+    assert arm_of(ablation, "hinton").score.n == 0
+    assert ablation.contrasts[0].verdict is None
+
+
+@pytest.fixture
+def two_schemes(new_study):
+    """Arms of one study on the official split and on subjects left out one by one."""
+    arms = ["student_only", "hinton", {"name": "student_loso", "baseline": "student_only"}]
+    arms.append({"name": "hinton_loso", "baseline": "student_loso"})
+    contrasts = [("Better?", "hinton_loso", "student_loso"), ("Other folds?", "hinton_loso", "hinton")]
+    made = new_study(arms, contrasts=contrasts)
+    fill(made, {"student_only": 0.5, "hinton": 0.8})
+    for place, (arm, accuracy) in enumerate({"student_loso": 0.5, "hinton_loso": 0.8}.items()):
+        for fold in range(7):
+            for seed in range(2):
+                hit_U = np.random.default_rng([place, fold, seed]).random(30) < accuracy
+                pair = f"loso~fold{fold}~confirm{seed}"
+                made.add_test(arm, seed, hit_U, fold=fold, units=[f"p{fold}"] * 30, pair=pair)
+    return made
+
+
+def test_arms_with_other_folds_are_told_apart_and_never_compared(two_schemes):
+    ablation = summarise_tables(two_schemes.tables())
+    assert [arm.scheme.replicate for arm in ablation.arms] == ["seeds", "seeds", "subjects", "subjects"]
+    assert ablation.contrasts[0].seeds.n == 7
+    assert ablation.contrasts[0].verdict == "helps"
+    assert ablation.sentences[1] == (
+        "Other folds? Not known yet: hinton_loso and hinton share no finished pair; they were tested on "
+        "other folds, so no pair can be shared."
+    )
+    assert all(not arm.missing for arm in ablation.arms)
+    text = markdown(ablation)
+    shown = rows_of(text, "arm ")
+    assert [row["n"] for row in shown] == ["8 seeds", "8 seeds", "7 subjects", "7 subjects"]
+    assert "minus baseline [replicates] [x units]" in shown[0]
+    assert "n counts seeds or subjects;" in text
+
+
+def test_an_arm_that_has_not_begun_is_not_on_other_folds(made):
+    arms = [*json.loads(made.study.arms_json), {"name": "late", "baseline": "student_only"}]
+    contrasts = json.dumps([{"question": "Late?", "arm": "late", "against": "hinton"}])
+    made.study = dataclasses.replace(made.study, arms_json=json.dumps(arms), contrasts_json=contrasts)
+    (said,) = summarise_tables(made.tables()).sentences
+    assert said == "Late? Not known yet: late and hinton share no finished pair."
+
+
+@pytest.fixture
+def reopened(new_study):
+    """An arm and two pairs more after the first opening; the contrast of the new arm was planned with it."""
+    arms = ["student_only", "hinton", {"name": "late", "revision": 2}]
+    made = new_study(arms, contrasts=[("Better?", "hinton", "student_only")], revision=2)
+    late = {"question": "And the late one?", "arm": "late", "against": "hinton", "revision": 2}
+    contrasts = [*json.loads(made.study.contrasts_json), late]
+    made.study = dataclasses.replace(made.study, contrasts_json=json.dumps(contrasts))
+    fill(made, {"student_only": 0.5, "hinton": 0.7})
+    fill(made, {"student_only": 0.5, "hinton": 0.7}, seeds=2, first=8, opening=2)
+    fill(made, {"late": 0.95}, seeds=10, opening=2)
+    return made
+
+
+def test_several_openings_are_stamped_on_every_table(reopened):
+    ablation = summarise_tables(reopened.tables())
+    stamp = (
+        "the test split was opened 2 times: opening 2 read student_only, hinton again (2 pairs each), late "
+        "for the first time (10 pairs each). No p-value accounts for what was seen at an earlier opening"
+    )
+    assert ablation.openings == 2
+    assert ablation.stamps == (stamp,)
+    assert stamp in " ".join(markdown(ablation).split())
+    assert {line["stamps"] for line in csv.DictReader(io.StringIO(as_csv(ablation)))} == {stamp}
+    assert [arm.opening for arm in ablation.arms] == [1, 1, 2]
+    assert arm_of(ablation, "late").notes == ("added in revision 2", "first read at opening 2")
+
+
+def test_a_contrast_planned_after_an_opening_says_so_and_shares_the_family(reopened):
+    ablation = summarise_tables(reopened.tables())
+    first, late = ablation.contrasts
+    assert (first.after_opening, late.after_opening) == (0, 1)
+    assert late.adjusted_p == pytest.approx(min(1, max(2 * late.p, first.p if first.p < late.p else 0)))
+    assert ablation.sentences[1].endswith("; planned after opening 1.")
+    assert "opening" not in ablation.sentences[0]
+    assert "^n: planned after opening n of the test split, in one Holm family" in markdown(ablation)
+
+
+def test_a_contrast_added_before_the_test_was_opened_is_like_any_other(reopened):
+    reopened.openings = [dataclasses.replace(row, opening=1) for row in reopened.openings]
+    ablation = summarise_tables(reopened.tables())
+    assert [claim.after_opening for claim in ablation.contrasts] == [0, 0]
+    assert ablation.stamps == ()
+
+
+def test_one_opening_is_no_stamp(made):
+    assert summarise_tables(made.tables()).stamps == ()
+
+
+def test_pruned_trials_count_as_trials_and_never_as_the_best(new_trial):
+    losses = [0.9, 0.8, 0.5, 0.75, 0.7, 0.72, 0.1, 0.2]
+    rows = [new_trial("a", "search", number=i, metrics={"log_loss": x}) for i, x in enumerate(losses)]
+    for i in (2, 6, 7):
+        rows[i] = dataclasses.replace(rows[i], status="pruned", stopped_epoch=2)
+    budget = budget_of([dataclasses.asdict(row) for row in rows], 3, "classification")
+    assert (budget.trials, budget.pruned, budget.diverged, budget.failed) == (8, 3, 0, 0)
+    assert budget.best_of == ((4, 0.75), (8, 0.7))
+    assert budget.still_improving is False
+
+
+def test_nothing_stands_where_every_first_trial_was_lost(new_study, new_trial):
+    made = new_study(["student_only"], reference=None)
+    for number in range(8):
+        row = new_trial("student_only", "search", number=number, metrics={"log_loss": 0.5})
+        made.trials.append(dataclasses.replace(row, status="pruned" if number < 4 else "complete"))
+    ablation = summarise_tables(made.tables())
+    (cells,) = rows_of(markdown(ablation), "search ")
+    assert (cells["best of 4"], cells["best of 8"], cells["pruned"]) == ("-", "0.500", "4")
+    (line,) = csv.DictReader(io.StringIO(as_csv(ablation)))
+    assert line["best_of_4"] == ""
+    assert math.isinf(dict(ablation.arms[0].budget.best_of)[4])
+
+
+def expected_of(made, resolved):
+    return {arm.name: arm.done for arm in status_of_tables(made.tables(), set(), resolved).arms}
+
+
+def test_status_expects_no_search_of_a_frozen_arm(lattice):
+    resolved = {"search": {"trials": 4}, "confirm": {"pairs": 8}}
+    assert set(expected_of(lattice, resolved).values()) == {1.0}
+
+
+@pytest.mark.parametrize(("tuning", "searches"), [("nested", 3), ("fixed_holdout", 1), ("shared", 1)])
+def test_status_expects_one_search_where_one_serves_all_folds(new_study, tuning, searches):
+    made = new_study(["student_only", "official"], tuning=tuning)
+    made.add_search("student_only", [0.9, 0.8, 0.7, 0.75])
+    folds = {
+        "student_only": {"scheme": "grouped", "count": 3},
+        "official": {"scheme": "official", "count": 5},
+    }
+    resolved = {
+        "search": {"trials": 4},
+        "confirm": {"pairs": 2},
+        "arms": {name: {"run": {"data": {"folds": settings}}} for name, settings in folds.items()},
+    }
+    made.add_search("official", [0.9, 0.8, 0.7, 0.75])
+    planned = 4 * searches + 2 * 3 + 2 * 3
+    assert expected_of(made, resolved) == {"student_only": 4 / planned, "official": 4 / 8}
+
+
+def test_status_names_pruned_trials(made):
+    run = next(run for run in made.trials if (run.arm, run.number) == ("hinton", 3))
+    made.trials[made.trials.index(run)] = dataclasses.replace(run, status="pruned")
+    found = status_of_tables(made.tables(), set(), {})
+    assert found.arms[2].counts["search"] == {"complete": 3, "pruned": 1}
