@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmdistill.records.rows import StudyRow, arrow_table
 from mmdistill.reports.ablation import summarise_tables
 from mmdistill.reports.budget import budget_of
 from mmdistill.reports.render import as_csv, as_json, markdown
@@ -95,7 +96,13 @@ def lattice(new_study):
     """A base, two changes of it, and the frozen reading of the second, declared in no good order."""
     arms = [
         {"name": "student_only"},
-        {"name": "full-b.frozen", "frozen": "full", "base": "full", "change": "without b", "dimensions": 0},
+        {
+            "name": "full-b.frozen",
+            "frozen": "full",
+            "base": "full",
+            "change": "without b, not re-tuned",
+            "dimensions": 0,
+        },
         {"name": "hinton"},
         {"name": "full-a", "base": "full", "change": "without a"},
         {"name": "full-b", "base": "full", "change": "without b"},
@@ -378,22 +385,25 @@ def test_status_expects_no_search_of_a_frozen_arm(lattice):
     assert set(expected_of(lattice, resolved).values()) == {1.0}
 
 
-@pytest.mark.parametrize(("tuning", "searches"), [("nested", 3), ("fixed_holdout", 1), ("shared", 1)])
-def test_status_expects_one_search_where_one_serves_all_folds(new_study, tuning, searches):
-    made = new_study(["student_only", "official"], tuning=tuning)
+def test_status_expects_the_runs_that_the_study_planned(new_study):
+    planned = {"search": 8, "validate": 2, "confirm": 6, "test": 6}
+    made = new_study([{"name": "student_only", "planned": planned}, "hinton"])
     made.add_search("student_only", [0.9, 0.8, 0.7, 0.75])
-    folds = {
-        "student_only": {"scheme": "grouped", "count": 3},
-        "official": {"scheme": "official", "count": 5},
-    }
-    resolved = {
-        "search": {"trials": 4},
-        "confirm": {"pairs": 2},
-        "arms": {name: {"run": {"data": {"folds": settings}}} for name, settings in folds.items()},
-    }
-    made.add_search("official", [0.9, 0.8, 0.7, 0.75])
-    planned = 4 * searches + 2 * 3 + 2 * 3
-    assert expected_of(made, resolved) == {"student_only": 4 / planned, "official": 4 / 8}
+    made.add_search("hinton", [0.9, 0.8, 0.7, 0.75])
+    resolved = {"search": {"trials": 4}, "confirm": {"pairs": 2}}
+    assert expected_of(made, resolved) == {"student_only": 4 / 20, "hinton": 4 / 8}
+
+
+def test_the_newest_revision_of_a_study_counts(reopened):
+    tables = reopened.tables()
+    old = dataclasses.replace(reopened.study, arms_json="[]", contrasts_json="[]", revision=1)
+    tables["studies"] = arrow_table(StudyRow, [old, reopened.study])
+    assert len(summarise_tables(tables).contrasts) == 2
+    assert [arm.name for arm in status_of_tables(tables, set(), {}).arms] == [
+        "student_only",
+        "hinton",
+        "late",
+    ]
 
 
 def test_status_names_pruned_trials(made):

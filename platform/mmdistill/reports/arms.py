@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+# Designs name the frozen reading of an arm like that arm, and this.
+_FROZEN = ".frozen"
+
 
 class Declared(NamedTuple):
     """An arm as the study declares it.
@@ -16,6 +19,7 @@ class Declared(NamedTuple):
         base: the arm it was generated from, or whose settings it takes.
         change: in words, how it differs from its base.
         revision: number of the study's version that added it, from 1.
+        planned: runs by phase; None where the study does not say.
     """
 
     name: str
@@ -27,6 +31,12 @@ class Declared(NamedTuple):
     base: str | None = None
     change: str | None = None
     revision: int = 1
+    planned: Mapping[str, int] | None = None
+
+    @property
+    def reading_of(self) -> str:
+        """Return the name that the re-tuned and the frozen reading of one change share."""
+        return self.name.removesuffix(_FROZEN) if self.frozen else self.name
 
 
 def declared_arms(study: Mapping[str, Any], found: Iterable[str]) -> list[Declared]:
@@ -64,5 +74,5 @@ def _frozen_beside(siblings: Sequence[Declared]) -> list[Declared]:
     """Return the changes of one base, each change's frozen reading right after its re-tuned one."""
     first: dict[str, int] = {}
     for place, arm in enumerate(siblings):
-        first.setdefault(arm.change or arm.name, place)
-    return sorted(siblings, key=lambda arm: (first[arm.change or arm.name], arm.frozen is not None))
+        first.setdefault(arm.reading_of, place)
+    return sorted(siblings, key=lambda arm: (first[arm.reading_of], arm.frozen is not None))

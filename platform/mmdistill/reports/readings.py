@@ -68,7 +68,7 @@ def _frozen_mark(arm: Declared) -> str:
 
 def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
     """Return what the tables of a study hold for its ablation, as far as it has come."""
-    study: dict[str, Any] = tables["studies"].to_pylist()[0]
+    study: dict[str, Any] = tables["studies"].to_pylist()[-1]
     everything = tables["trials"].drop_columns(["config_json"]).to_pylist()
     by_arm: dict[str, list[Trial]] = {}
     for trial in everything:

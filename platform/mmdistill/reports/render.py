@@ -132,29 +132,33 @@ def _judged(claim: Claim | None) -> str:
 
 def _changes(ablation: Ablation) -> str:
     """Return what each change does to its base, re-tuned and frozen side by side; nothing without changes."""
-    changed: dict[tuple[str, str], dict[bool, ArmSummary]] = {}
+    changed: dict[str, dict[bool, ArmSummary]] = {}
     for arm in ablation.arms:
-        declared = arm.declared
-        if declared.base and arm.against_base:
-            what = (declared.change or arm.name, declared.base)
-            changed.setdefault(what, {})[declared.frozen is not None] = arm
+        if arm.against_base:
+            readings = changed.setdefault(arm.declared.reading_of, {})
+            readings[arm.declared.frozen is not None] = arm
     if not changed:
         return ""
     header = ["change", "of", "n", f"re-tuned minus base {_brackets(ablation)}", "verdict"]
     has_frozen = any(True in found for found in changed.values())
     header += ["frozen minus base", "frozen verdict"] if has_frozen else []
-    lines = [
-        [_shortened(change, 40), _shortened(base), *_change(found)[: len(header) - 2]]
-        for (change, base), found in changed.items()
-    ]
+    lines = [_change(found)[: len(header)] for found in changed.values()]
     return _table(header, lines, left={0, 1, 4, len(header) - 1})
 
 
 def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
+    """Return the cells of one change from its re-tuned and its frozen reading, of which one may lack."""
     tuned, frozen = (found[key].against_base if key in found else None for key in (False, True))
-    n = str(tuned.seeds.n) if tuned else _NOTHING
-    both = [_difference(tuned, crossed=True), _judged(tuned), _difference(frozen, crossed=False)]
-    return [n, *both, _judged(frozen)]
+    arm = next(iter(found.values()))
+    return [
+        _shortened(arm.declared.change or arm.name, 40),
+        _shortened(arm.declared.base or _NOTHING),
+        str(tuned.seeds.n) if tuned else _NOTHING,
+        _difference(tuned, crossed=True),
+        _judged(tuned),
+        _difference(frozen, crossed=False),
+        _judged(frozen),
+    ]
 
 
 def _budgets(ablation: Ablation) -> str:
@@ -190,8 +194,8 @@ def _footnotes(ablation: Ablation) -> list[str]:
     units = " or ".join(dict.fromkeys(scheme.unit for scheme in schemes))
     lines = [
         f"n counts {' or '.join(kinds)}; ± and [ ] are 95 % intervals: "
-        f"{'. '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at once "
-        "(crossed bootstrap)",
+        f"{'; or '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at "
+        "once (crossed bootstrap)",
         f"Verdict against {_baseline(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
         "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
         "is < .05",

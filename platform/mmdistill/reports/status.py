@@ -70,7 +70,7 @@ def status_of_tables(
     tables: Mapping[str, pa.Table], finished: set[str], resolved: Mapping[str, Any]
 ) -> Status:
     """Return the status from the tables, the finished orders and the resolved study file."""
-    study: dict[str, Any] = tables["studies"].to_pylist()[0]
+    study: dict[str, Any] = tables["studies"].to_pylist()[-1]
     columns = ["arm", "phase", "status", "cpu_s"]
     trials = tables["trials"].select(columns).to_pylist()
     declared = declared_arms(study, {trial["arm"] for trial in trials})
@@ -95,21 +95,13 @@ def status_of_tables(
 
 
 def _expected(arm: Declared, study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, int]:
-    """Return the planned runs of an arm by phase: the study file's numbers where it states them."""
-    search = _stated(resolved, "search", "trials", study["trials"])
-    pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
-    folds = _folds(arm.name, resolved)
-    # A frozen arm takes the winner of another; outside nested tuning one search serves every fold.
-    searches = 0 if arm.frozen else folds if study["tuning"] == "nested" else 1
-    return {"search": search * searches, "confirm": pairs * folds, "test": pairs * folds}
-
-
-def _folds(name: str, resolved: Mapping[str, Any]) -> int:
-    """Return how many outer folds an arm has; 1 where the resolved study says nothing of them."""
-    found: Any = resolved
-    for key in ("arms", name, "run", "data", "folds"):
-        found = found.get(key, {}) if isinstance(found, Mapping) else {}
-    return int(found["count"]) if found and found["scheme"] != "official" else 1
+    """Return the planned runs of an arm by phase; validation is left out, for a race may shorten it."""
+    runs = arm.planned
+    if runs is None:
+        pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
+        search = 0 if arm.frozen else _stated(resolved, "search", "trials", study["trials"])
+        runs = {"search": search, "confirm": pairs, "test": pairs}
+    return {phase: runs[phase] for phase in ("search", "confirm", "test")}
 
 
 def _stated(resolved: Mapping[str, Any], table: str, key: str, otherwise: int) -> int:
