@@ -288,6 +288,9 @@ def test_arms_with_other_folds_are_told_apart_and_never_compared(two_schemes):
         "other folds, so no pair can be shared."
     )
     assert all(not arm.missing for arm in ablation.arms)
+    assert ablation.warnings == (
+        "student_loso is not compared with student_only: it was tested on other folds",
+    )
     text = markdown(ablation)
     shown = rows_of(text, "arm ")
     assert [row["n"] for row in shown] == ["8 seeds", "8 seeds", "7 subjects", "7 subjects"]

@@ -243,6 +243,11 @@ def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequenc
     if few and readings.basis == "test":
         warnings.append(few)
     warnings += [f"{arm.name} lacks the pairs {', '.join(arm.missing)}" for arm in arms if arm.missing]
+    warnings += [
+        f"{arm.name} is not compared with {arm.declared.baseline}: it was tested on other folds"
+        for arm in arms
+        if arm.declared.baseline and readings.are_apart(arm.name, arm.declared.baseline)
+    ]
     shown = [*contrasts, *(arm.against_baseline for arm in arms if arm.against_baseline)]
     if readings.basis == "test" and any(c.seeds.n > 1 and math.isnan(c.crossed.low) for c in shown):
         warnings.append(

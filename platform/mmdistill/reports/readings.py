@@ -36,10 +36,14 @@ class Readings(NamedTuple):
         seed = derive_seed(self.study["seed"], "reports")
         return paired(ours, theirs, score=self.study["score"], scheme=self.schemes[arm], seed=seed)
 
+    def are_apart(self, arm: str, against: str) -> bool:
+        """Return whether two arms ran on other folds, so that no pair can be shared."""
+        return self.groups[arm].isdisjoint(self.groups[against])
+
     def remarks(self, arm: str, against: str) -> tuple[str, ...]:
         """Return what to say with any comparison of two arms."""
         found = [_frozen_mark(one) for one in self.declared if one.name in (arm, against) and one.frozen]
-        if self.groups[arm].isdisjoint(self.groups[against]):
+        if self.are_apart(arm, against):
             found.append("they were tested on other folds, so no pair can be shared")
         return tuple(found)
 
