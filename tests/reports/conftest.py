@@ -158,6 +158,13 @@ class MadeStudy:
             )
         )
 
+    def fill(self, accuracies, *, seeds=8, first=0, rows=60, **other):
+        """Test each arm on the same pairs; an arm's hits follow from its place, pair and accuracy."""
+        for place, (arm, accuracy) in enumerate(accuracies.items()):
+            for seed in range(first, first + seeds):
+                rng = np.random.default_rng([place, seed])
+                self.add_test(arm, seed, rng.random(rows) < accuracy, **other)
+
     def add_attempt(self, order_id, seconds, number=1):
         end = None if seconds is None else START + timedelta(seconds=seconds)
         self.attempts.append(
@@ -207,3 +214,18 @@ def new_trial():
 @pytest.fixture
 def new_prediction():
     return prediction
+
+
+@pytest.fixture
+def rows_of():
+    """Return the rows of the Markdown table whose header begins with a word, by column."""
+
+    def read(text, first):
+        lines = text.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}"))
+        header, _, *rest = [
+            [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[start:]
+        ]
+        return [dict(zip(header, cells, strict=True)) for cells in rest[: lines[start:].index("") - 2]]
+
+    return read
