@@ -10,8 +10,8 @@ helps       planted_helpful     the privileged modality shows the class, and    
                                 labels are scarce
 harms       planted_harmful     the teacher is sure of itself and wrong on      right: `harms`
                                 the rows it labels
-equivalent  planted_equivalent  the teachers differ only in which noise they    right: `equivalent`
-                                hear, and the margin is .04
+equivalent  planted_equivalent  networks of 64 against 65 hidden units, and     right: `equivalent`
+                                the margin is .04
 null        planted_equivalent  the same, and the margin is .005, far below     false positive: `helps` or
                                 what the study can resolve                      `harms`
 ==========  ==================  ==============================================  ==========================
