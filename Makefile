@@ -30,7 +30,7 @@ check: $(SETUP)
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
 
-# Are the verdicts right where the truth is known? 40 studies of each of four kinds; half an hour on one core.
+# Are the verdicts right where the truth is known? 40 studies each of three files; half an hour of CPU time.
 planted: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planted_verdicts.py $(ARGS)
 

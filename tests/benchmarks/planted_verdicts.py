@@ -12,8 +12,8 @@ harms       planted_harmful     the teacher is sure of itself and wrong on      
                                 the rows it labels
 equivalent  planted_equivalent  networks of 64 against 65 hidden units, and     right: `equivalent`
                                 the margin is .04
-null        planted_equivalent  the same, and the margin is .005, far below     false positive: `helps` or
-                                what the study can resolve                      `harms`
+null        planted_equivalent  the same studies read again with the margin     false positive: `helps` or
+                                .005, far below what they can resolve           `harms`
 ==========  ==================  ==============================================  ==========================
 
 Every planned contrast counts once. Prints a Markdown table; exits with 1 unless at least 95 % of the
@@ -27,10 +27,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 from scipy import stats
 
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
@@ -38,19 +39,19 @@ RIGHT_AT_LEAST, FALSE_AT_MOST = 0.95, 0.05
 
 
 class Kind(NamedTuple):
-    """A kind of study: its file, changes of it, the verdicts counted, and whether they are the right ones."""
+    """A kind of question: its study file, the margin (None: the file's), and what is counted as what."""
 
     file: str
-    edits: tuple[str, ...]
+    margin: float | None
     counted: frozenset[str]
     is_right: bool
 
 
 KINDS = {
-    "helps": Kind("planted_helpful", (), frozenset({"helps"}), True),
-    "harms": Kind("planted_harmful", (), frozenset({"harms"}), True),
-    "equivalent": Kind("planted_equivalent", (), frozenset({"equivalent"}), True),
-    "null": Kind("planted_equivalent", ("margin=0.005",), frozenset({"helps", "harms"}), False),
+    "helps": Kind("planted_helpful", None, frozenset({"helps"}), True),
+    "harms": Kind("planted_harmful", None, frozenset({"harms"}), True),
+    "equivalent": Kind("planted_equivalent", None, frozenset({"equivalent"}), True),
+    "null": Kind("planted_equivalent", 0.005, frozenset({"helps", "harms"}), False),
 }
 
 
@@ -64,8 +65,8 @@ class Outcome(NamedTuple):
     cpu_s: float
 
 
-def run_study(kind: str, seed: int) -> Outcome:
-    """Return what the study of a kind says with data seed and study seed drawn from ``seed``."""
+def run_study(file: str, seed: int) -> list[Outcome]:
+    """Return what a study file says to each kind of question, data and study drawn from ``seed``."""
     import torch
 
     from mmdistill.cluster.inline import run_inline
@@ -73,28 +74,38 @@ def run_study(kind: str, seed: int) -> Outcome:
     from mmdistill.pipeline.cache import StageCache
     from mmdistill.randomness import derive_seed
     from mmdistill.records.study import StudyFolder
-    from mmdistill.reports.ablation import summarise
+    from mmdistill.records.tables import latest
     from mmdistill.studies.provenance import study_row
     from mmdistill.studies.session import Session
     from mmdistill.studies.study import open_study
 
     torch.set_num_threads(1)
     began = time.process_time()
-    path = SEARCH_SPACES / f"{KINDS[kind].file}.toml"
-    drawn = {
-        key: derive_seed(seed, "planted verdicts", kind, key) % 2**31
-        for key in ("seed", "run.data.options.seed")
-    }
-    study = open_study(path, [*KINDS[kind].edits, *(f"{key}={value}" for key, value in drawn.items())])
+    path = SEARCH_SPACES / f"{file}.toml"
+    keys = ("seed", "run.data.options.seed")
+    drawn = [f"{key}={derive_seed(seed, 'planted verdicts', file, key) % 2**31}" for key in keys]
+    study = open_study(path, drawn)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        folder = StudyFolder.create(
-            root / "study", study_row(study, []), path.read_text("utf-8"), study.resolved()
-        )
+        row = study_row(study, [])
+        folder = StudyFolder.create(root / "study", row, path.read_text("utf-8"), study.resolved())
         run_inline(Session(study, folder, propose), StageCache(root / "cache"))
-        ablation = summarise(folder.root)
-    verdicts = tuple(claim.verdict or "none" for claim in ablation.contrasts)
-    return Outcome(kind, seed, verdicts, ablation.sentences, time.process_time() - began)
+        tables = latest(folder)
+    kinds = [kind for kind in KINDS if KINDS[kind].file == file]
+    cpu_s = (time.process_time() - began) / len(kinds)
+    return [_outcome(kind, seed, tables, cpu_s) for kind in kinds]
+
+
+def _outcome(kind: str, seed: int, tables: Mapping[str, pa.Table], cpu_s: float) -> Outcome:
+    from mmdistill.reports.ablation import summarise_tables
+
+    studies, margin = tables["studies"], KINDS[kind].margin
+    if margin is not None:
+        place = studies.column_names.index("margin")
+        studies = studies.set_column(place, "margin", pa.array([margin] * len(studies)))
+    found = summarise_tables({**tables, "studies": studies})
+    verdicts = tuple(claim.verdict or "none" for claim in found.contrasts)
+    return Outcome(kind, seed, verdicts, found.sentences, cpu_s)
 
 
 def table(outcomes: Sequence[Outcome]) -> tuple[str, bool]:
@@ -127,7 +138,7 @@ def table(outcomes: Sequence[Outcome]) -> tuple[str, bool]:
     return "\n".join(lines) + "\n", reached
 
 
-def _run(job: tuple[str, int]) -> Outcome:
+def _run(job: tuple[str, int]) -> list[Outcome]:
     return run_study(*job)
 
 
@@ -136,17 +147,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=40, help="studies of each kind")
+    parser.add_argument("--seeds", type=int, default=40, help="studies of each file")
     parser.add_argument("--first", type=int, default=0, help="seed of the first study")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    files = list(dict.fromkeys(kind.file for kind in KINDS.values()))
+    parser.add_argument("--files", nargs="+", choices=files, default=files)
     options = parser.parse_args()
-    jobs = [(kind, options.first + n) for n in range(options.seeds) for kind in options.kinds]
+    jobs = [(file, options.first + n) for n in range(options.seeds) for file in options.files]
     outcomes = []
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for outcome in pool.imap_unordered(_run, jobs):
-            outcomes.append(outcome)
-            sys.stderr.writelines(f"{outcome.kind} {outcome.seed}: {said}\n" for said in outcome.sentences)
+        for found in pool.imap_unordered(_run, jobs):
+            outcomes += found
+            lines = [f"{one.kind} {one.seed}: {said}\n" for one in found for said in one.sentences]
+            sys.stderr.writelines(lines)
     text, reached = table(outcomes)
     sys.stdout.write(text)
     return 0 if reached else 1
