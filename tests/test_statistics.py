@@ -309,3 +309,34 @@ def test_a_clear_effect_is_usually_found_and_never_reversed():
     said = [simulated_verdict(rng, 0.06, number) for number in range(100)]
     assert np.mean([word == "helps" for word in said]) > 0.8
     assert "harms" not in said
+
+
+def simulated_family(rng, means, number, margin=0.03):
+    """Return the verdicts of some planned contrasts of ten pairs, Holm-adjusted together."""
+    tables = [effects(rng, 10, 60, 0.01, 0.05, 0.2, mean) for mean in means]
+    adjusted = holm([sign_flip_test(table_SU.mean(axis=1)) for table_SU in tables])
+    found = []
+    for table_SU, p in zip(tables, adjusted, strict=True):
+        drawn, per_seed = crossed_bootstrap(table_SU, draws=400, seed=number % 20), table_SU.mean(axis=1)
+        wide = [t_interval(per_seed), drawn.interval(0.95)]
+        narrow = [t_interval(per_seed, level=0.9), drawn.interval(0.9)]
+        found.append(verdict(wide, narrow, margin=margin, p=p))
+    return found
+
+
+def test_three_null_contrasts_rarely_yield_one_effect():
+    rng = RNG(14)
+    said = [simulated_family(rng, [0.0] * 3, number) for number in range(150)]
+    assert np.mean([bool({"helps", "harms"} & set(words)) for words in said]) <= 0.06
+
+
+def test_a_difference_of_the_margin_is_rarely_called_equivalent():
+    rng = RNG(15)
+    said = [simulated_family(rng, [0.03], number)[0] for number in range(300)]
+    assert np.mean([word == "equivalent" for word in said]) <= 0.06
+
+
+def test_no_difference_is_usually_called_equivalent_within_a_wide_margin():
+    rng = RNG(16)
+    said = [simulated_family(rng, [0.0], number, margin=0.05)[0] for number in range(100)]
+    assert np.mean([word == "equivalent" for word in said]) > 0.9

@@ -1,6 +1,8 @@
--- Did every arm get the same search? One row per arm; all counts must be equal.
-SELECT arm, count(*) AS trials, count(*) FILTER (status <> 'complete') AS failed_or_diverged
+-- Did every arm get the same search? One row per arm and fold; equal `trials` mean yes, whatever became of them.
+SELECT arm, fold, count(*) AS trials, count(*) FILTER (status = 'complete') AS complete,
+       count(*) FILTER (status = 'pruned') AS pruned,
+       count(*) FILTER (status IN ('diverged', 'failed')) AS failed_or_diverged
 FROM trials
 WHERE phase = 'search'
-GROUP BY arm
-ORDER BY arm
+GROUP BY arm, fold
+ORDER BY arm, fold

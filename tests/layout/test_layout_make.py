@@ -27,7 +27,7 @@ def planned(folder, *arguments):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("target", ["install", "study", "check", "test"])
+@pytest.mark.parametrize("target", ["install", "study", "check", "test", "planted"])
 def test_a_fresh_clone_is_set_up_once(clone, target):
     installs = [line for line in planned(clone, target) if "pip install" in line]
     assert len(installs) == 2

@@ -68,7 +68,12 @@ def study_row(arms, *, contrasts=(), **other):
             [dict(zip(("question", "arm", "against"), c, strict=True)) for c in contrasts]
         ),
         arms_json=json.dumps(
-            [{"name": arm, "recipe": arm, "dimensions": 3, "digest": "0" * 16, "note": None} for arm in arms]
+            [
+                {"name": arm, "recipe": arm, "dimensions": 3, "digest": "0" * 16, "note": None}
+                if isinstance(arm, str)
+                else {"recipe": arm["name"], "dimensions": 3, "digest": "0" * 16, "note": None} | arm
+                for arm in arms
+            ]
         ),
         trials=4,
         pairs=10,
@@ -126,10 +131,10 @@ class MadeStudy:
             metrics = {"log_loss": loss, "accuracy": 1 - loss / 2}
             self.trials.append(trial(arm, "search", number=number, metrics=metrics, **other))
 
-    def add_test(self, arm, seed_index, hit_U, *, fold=0, units=None, **metrics):
+    def add_test(self, arm, seed_index, hit_U, *, fold=0, units=None, opening=1, pair=None, **metrics):
         """Add a confirmed run and its test reading, right on row u where ``hit_U[u]``."""
         found = {"accuracy": float(np.mean(hit_U)), "log_loss": 0.5, "ace": 0.05, "worst_class_accuracy": 0.4}
-        shared = {"seed_index": seed_index, "fold": fold}
+        shared = {"seed_index": seed_index, "fold": fold} | ({"pair_id": pair} if pair else {})
         self.trials.append(trial(arm, "confirm", **shared, metrics=found, stage_cpu_s=2.0))
         run = trial(arm, "test", **shared, metrics=found | metrics)
         self.trials.append(run)
@@ -142,7 +147,7 @@ class MadeStudy:
             )
         self.openings.append(
             OpeningRow(
-                opening=1,
+                opening=opening,
                 opened_at=START,
                 arm=arm,
                 fold=fold,
@@ -152,6 +157,13 @@ class MadeStudy:
                 order_id=run.order_id,
             )
         )
+
+    def fill(self, accuracies, *, seeds=8, first=0, rows=60, **other):
+        """Test each arm on the same pairs; an arm's hits follow from its place, pair and accuracy."""
+        for place, (arm, accuracy) in enumerate(accuracies.items()):
+            for seed in range(first, first + seeds):
+                rng = np.random.default_rng([place, seed])
+                self.add_test(arm, seed, rng.random(rows) < accuracy, **other)
 
     def add_attempt(self, order_id, seconds, number=1):
         end = None if seconds is None else START + timedelta(seconds=seconds)
@@ -202,3 +214,18 @@ def new_trial():
 @pytest.fixture
 def new_prediction():
     return prediction
+
+
+@pytest.fixture
+def rows_of():
+    """Return the rows of the Markdown table whose header begins with a word, by column."""
+
+    def read(text, first):
+        lines = text.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}"))
+        header, _, *rest = [
+            [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[start:]
+        ]
+        return [dict(zip(header, cells, strict=True)) for cells in rest[: lines[start:].index("") - 2]]
+
+    return read

@@ -123,7 +123,8 @@ def test_everything_is_read_from_the_folder(golden, tmp_path):
     folder = StudyFolder.create(
         tmp_path, golden.study, "", {"search": {"trials": 4}, "confirm": {"pairs": 8}}
     )
-    folder.put_opening(golden.openings[:1])
+    for order_id in {row.order_id for row in golden.openings}:
+        folder.put_opening([row for row in golden.openings if row.order_id == order_id])
     attempt = folder.begin_attempt("all")
     folder.put_final(Final("all", "test", trials=golden.trials, predictions=golden.predictions))
     folder.end_attempt("all", attempt, "complete")

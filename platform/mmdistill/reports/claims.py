@@ -10,11 +10,21 @@ from mmdistill.statistics import Interval, Verdict, false_discovery, holm, verdi
 
 
 class Question(NamedTuple):
-    """A pair of arms to compare; exploratory where no question was planned."""
+    """A pair of arms to compare.
+
+    Attributes:
+        arm: the first arm.
+        against: the arm it is compared with.
+        text: the planned question; None for an exploratory comparison.
+        after_opening: number of the last opening of the test split before it was planned; 0 for none.
+        remarks: what else to say with the answer.
+    """
 
     arm: str
     against: str
     text: str | None = None
+    after_opening: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 class Claim(NamedTuple):
@@ -28,8 +38,11 @@ class Claim(NamedTuple):
         crossed: difference with its 95 % interval over seeds x test units.
         p: unadjusted, two-sided.
         adjusted_p: Holm within the planned family, Benjamini-Hochberg within the exploratory one.
-        verdict: None before the test split was opened.
+        verdict: None before the test split was opened, and where the arms share no pair.
         missing: pairs that only one of the two arms finished.
+        scheme: what counts as one replicate.
+        after_opening: number of the last opening of the test split before it was planned; 0 for none.
+        remarks: what else to say with the answer.
     """
 
     arm: str
@@ -41,6 +54,9 @@ class Claim(NamedTuple):
     adjusted_p: float
     verdict: Verdict | None
     missing: tuple[str, ...]
+    scheme: Scheme
+    after_opening: int
+    remarks: tuple[str, ...]
 
 
 Compare = Callable[[str, str], Paired]
@@ -79,8 +95,11 @@ def _claims(
             crossed=found.crossed,
             p=found.p,
             adjusted_p=p,
-            verdict=_judged(found, margin, p) if judged else None,
+            verdict=_judged(found, margin, p) if judged and found.seeds.n else None,
             missing=found.missing,
+            scheme=found.scheme,
+            after_opening=question.after_opening,
+            remarks=question.remarks,
         )
         for question, found, p in zip(questions, evidence, adjusted, strict=True)
     ]
@@ -91,12 +110,16 @@ def _judged(found: Paired, margin: float, p: float) -> Verdict:
     return verdict(wide, narrow, margin=margin, p=p)
 
 
-def sentence(claim: Claim, *, scheme: Scheme, margin: float) -> str:
+def sentence(claim: Claim, *, margin: float) -> str:
     """Return the claim as a question and its answer with the numbers."""
     question = claim.question or f"{claim.arm} against {claim.against}?"
-    if not claim.seeds.n:
-        return f"{question} Not known yet: {claim.arm} and {claim.against} share no finished pair."
-    return f"{question} {_answer(claim, margin)} ({_numbers(claim, scheme)})."
+    remarks = [f"planned after opening {claim.after_opening}"] if claim.after_opening else []
+    remarks += claim.remarks
+    if claim.seeds.n:
+        answer = f"{_answer(claim, margin)} ({_numbers(claim)})"
+    else:
+        answer = f"Not known yet: {claim.arm} and {claim.against} share no finished pair"
+    return " ".join([question, "; ".join([answer, *remarks]) + "."])
 
 
 def _answer(claim: Claim, margin: float) -> str:
@@ -112,8 +135,8 @@ def _answer(claim: Claim, margin: float) -> str:
     return answers[claim.verdict]
 
 
-def _numbers(claim: Claim, scheme: Scheme) -> str:
-    sign = -1 if claim.verdict == "harms" else 1
+def _numbers(claim: Claim) -> str:
+    scheme, sign = claim.scheme, -1 if claim.verdict == "harms" else 1
     parts = [
         _range(scheme.replicate, claim.seeds, sign),
         _range(f"seeds x {scheme.unit}", claim.crossed, sign),
@@ -133,8 +156,7 @@ def _range(name: str, interval: Interval, sign: int) -> str:
     return f"{name} {low:z.3f} to {high:z.3f}"
 
 
-def too_few(claims: Sequence[Claim], scheme: Scheme) -> str | None:
-    """Return a warning if the exact test cannot reach .05 with the smallest n among the claims."""
-    if not claims or scheme.replicate == "folds":
-        return None
-    return statistics.too_few(min(claim.seeds.n for claim in claims), len(claims))
+def too_few(claims: Sequence[Claim]) -> str | None:
+    """Return a warning if the exact test cannot reach .05 with the smallest n among the planned claims."""
+    exact = [claim.seeds.n for claim in claims if claim.seeds.n and claim.scheme.replicate != "folds"]
+    return statistics.too_few(min(exact), len(claims)) if exact else None

@@ -25,16 +25,17 @@ from mmdistill.statistics import (
 
 Trial = Mapping[str, Any]
 _NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
+_UNKNOWN: Array = np.zeros((0, 0))
 # Scores that are a function of sums over rows, so that predictions can be resampled.
 _SCORES: dict[str, Score] = {"accuracy": ratio, "ccc": concordance}
 
 
 class Scheme(NamedTuple):
-    """What counts as one replicate; decided once for the whole study, never seeds x folds.
+    """What counts as one replicate; decided once for all arms that share pairs, never seeds x folds.
 
     Attributes:
-        replicate: ``seeds`` with one fold; ``subjects`` where each fold tests one unit (seeds averaged
-            within it); else ``folds`` (seeds averaged within a fold).
+        replicate: ``seeds`` with one fold; ``subjects`` where folds keep groups whole: seeds averaged within
+            a group; else ``folds``: seeds averaged within a fold.
         test_share: test rows per training row, for the corrected t of overlapping folds; else 0.
         unit: what is resampled, ``rows`` or ``groups``.
     """
@@ -68,6 +69,7 @@ class Paired(NamedTuple):
         crossed_90: as ``crossed``, for the equivalence test.
         p: exact sign-flip test over replicates; of folds the corrected resampled t test.
         missing: pairs that only one of the two has.
+        scheme: what counts as one replicate.
     """
 
     seeds: Interval
@@ -76,51 +78,109 @@ class Paired(NamedTuple):
     crossed_90: Interval
     p: float
     missing: tuple[str, ...]
+    scheme: Scheme
 
 
-def scheme_of(trials: Sequence[Trial], predictions: pa.Table) -> Scheme:
-    """Return what counts as one replicate among these runs."""
+def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, tuning: str) -> Scheme:
+    """Return what counts as one replicate among the runs of arms that share pairs.
+
+    Args:
+        trials: the runs.
+        predictions: theirs; a unit that is not its row is a group.
+        score: a concordance has no value of its own for a few rows of a subject, so where folds test several
+            subjects at once the folds are compared.
+        tuning: with ``fixed_holdout`` no fold gives rows to validation.
+    """
     folds = {trial["fold"] for trial in trials}
     grouped = bool(pc.any(pc.not_equal(predictions["unit"], predictions["row"])).as_py())
     unit: Literal["rows", "groups"] = "groups" if grouped else "rows"
     if len(folds) < 2:
         return Scheme("seeds", 0.0, unit)
     cells = set(zip(predictions["fold"].to_pylist(), predictions["unit"].to_pylist(), strict=True))
-    if len(cells) == len(folds) == len({unit for _, unit in cells}):
+    one_each = len(cells) == len(folds) == len({unit for _, unit in cells})
+    if one_each or (grouped and score == "accuracy"):
         return Scheme("subjects", 0.0, unit)
-    # One of k folds is tested, a k-th of the rest is validation: k / (k - 1)^2 test rows per training row.
-    return Scheme("folds", len(folds) / (len(folds) - 1) ** 2, unit)
+    k = len(folds)
+    # One of k folds is tested. Nested, a k-th of the rest is validation; a holdout for tuning spares that.
+    return Scheme("folds", 1 / (k - 1) if tuning == "fixed_holdout" else k / (k - 1) ** 2, unit)
 
 
-def replicates(values: Mapping[str, float], runs: Mapping[str, Trial], scheme: Scheme) -> list[float]:
-    """Return one value per replicate from one value per pair."""
-    if scheme.replicate == "seeds":
-        return list(values.values())
-    by_fold: dict[int, list[float]] = {}
-    for pair, value in values.items():
-        by_fold.setdefault(runs[pair]["fold"], []).append(value)
-    return [float(np.mean(by_fold[fold])) for fold in sorted(by_fold)]
-
-
-def mean_interval(values: Mapping[str, float], runs: Mapping[str, Trial], scheme: Scheme) -> Interval:
-    """Return the mean of one value per pair with its 95 % interval over replicates."""
-    return t_interval(replicates(values, runs, scheme), test_share=scheme.test_share)
+def mean_interval(arm: Arm, *, score: str, scheme: Scheme) -> Interval:
+    """Return the mean ``score`` of an arm with its 95 % interval over replicates."""
+    if scheme.replicate == "subjects":
+        values = _averaged(_by_subject(arm, sorted(arm.runs), score))
+    else:
+        values = _replicates({pair: run["metrics"][score] for pair, run in arm.runs.items()}, arm, scheme)
+    return t_interval(values, test_share=scheme.test_share)
 
 
 def paired(arm: Arm, against: Arm, *, score: str, scheme: Scheme, seed: int) -> Paired:
     """Return what the pairs that both arms finished say about their difference in ``score``."""
     pairs = sorted(arm.runs.keys() & against.runs.keys())
     missing = tuple(sorted(arm.runs.keys() ^ against.runs.keys()))
-    difference = {
-        pair: arm.runs[pair]["metrics"][score] - against.runs[pair]["metrics"][score] for pair in pairs
-    }
-    values = replicates(difference, arm.runs, scheme)
+    if scheme.replicate == "subjects":
+        ours_SU, theirs_SU = (_by_subject(side, pairs, score) for side in (arm, against))
+        difference_SU = ours_SU - theirs_SU if ours_SU.shape == theirs_SU.shape else _UNKNOWN
+        values = _averaged(difference_SU)
+        crossed, crossed_90 = _crossed_subjects(difference_SU, seed)
+    else:
+        metrics = {pair: (arm.runs[pair]["metrics"], against.runs[pair]["metrics"]) for pair in pairs}
+        differences = {pair: ours[score] - theirs[score] for pair, (ours, theirs) in metrics.items()}
+        values = _replicates(differences, arm, scheme)
+        crossed, crossed_90 = _crossed(arm, against, pairs, score, seed)
     wide, p = corrected_resampled_t(values, scheme.test_share)
     narrow, _ = corrected_resampled_t(values, scheme.test_share, level=0.90)
     if scheme.replicate != "folds":
-        p = sign_flip_test(values) if values else float("nan")
-    crossed, crossed_90 = _crossed(arm, against, pairs, score, seed)
-    return Paired(wide, crossed, narrow, crossed_90, p, missing)
+        p = sign_flip_test(values) if len(values) else float("nan")
+    return Paired(wide, crossed, narrow, crossed_90, p, missing, scheme)
+
+
+def _replicates(values: Mapping[str, float], arm: Arm, scheme: Scheme) -> Array:
+    """Return one value per seed or per fold from one value per pair."""
+    if scheme.replicate == "seeds":
+        return np.array(list(values.values()))
+    by_fold: dict[int, list[float]] = {}
+    for pair, value in values.items():
+        by_fold.setdefault(arm.runs[pair]["fold"], []).append(value)
+    return np.array([np.mean(by_fold[fold]) for fold in sorted(by_fold)])
+
+
+def _by_subject(arm: Arm, pairs: Sequence[str], score: str) -> Array:
+    """Return the score of each seed on each subject [S, U], NaN where no run of these pairs tested it."""
+    moments_RUQ = _moments(arm, pairs)
+    if moments_RUQ is None:
+        return _UNKNOWN
+    seed_R, seeds = _seeds_of(arm, pairs)
+    value_SU = np.full((seeds, moments_RUQ.shape[1]), np.nan)
+    for moments_UQ, s in zip(moments_RUQ, seed_R, strict=True):
+        tested_U = moments_UQ[:, 0] > 0
+        value_SU[s, tested_U] = _SCORES[score](moments_UQ[tested_U])
+    return value_SU
+
+
+def _seeds_of(arm: Arm, pairs: Sequence[str]) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the seed of each pair as 0 .. S - 1 and S."""
+    found, seed_R = np.unique([arm.runs[pair]["seed_index"] or 0 for pair in pairs], return_inverse=True)
+    return seed_R.astype(np.int64), found.size
+
+
+def _averaged(value_SU: Array) -> Array:
+    """Return the mean over seeds of each subject that has any."""
+    known_U = ~np.isnan(value_SU).all(axis=0)
+    return np.asarray(np.nanmean(value_SU[:, known_U], axis=0)) if known_U.any() else np.zeros(0)
+
+
+def _crossed_subjects(difference_SU: Array, seed: int) -> tuple[Interval, Interval]:
+    known_SU = ~np.isnan(difference_SU)
+    moments_SUQ = np.stack([known_SU, np.where(known_SU, difference_SU, 0)], axis=-1).astype(np.float64)
+    moments_RUQ = moments_SUQ[:, known_SU.any(axis=0)]
+    seed_R = np.arange(len(moments_RUQ))
+    if len(moments_RUQ) == 1:
+        # With one seed each subject is a run of its own: there is nothing but subjects to resample.
+        moments_RUQ = np.eye(moments_RUQ.shape[1])[:, :, None] * moments_RUQ
+        seed_R = np.zeros(len(moments_RUQ), dtype=np.int64)
+    drawn = crossed_score_bootstrap(moments_RUQ, moments_RUQ * [1, 0], seed_R, ratio, seed=seed)
+    return drawn.interval(0.95), drawn.interval(0.90)
 
 
 def _crossed(
@@ -129,7 +189,7 @@ def _crossed(
     ours, theirs = (_moments(side, pairs) for side in (arm, against))
     if ours is None or theirs is None or not np.array_equal(ours[..., 0], theirs[..., 0]):
         return _NONE, _NONE
-    _, seed_R = np.unique([arm.runs[pair]["seed_index"] or 0 for pair in pairs], return_inverse=True)
+    seed_R, _ = _seeds_of(arm, pairs)
     drawn = crossed_score_bootstrap(ours, theirs, seed_R, _SCORES[score], seed=seed)
     return drawn.interval(0.95), drawn.interval(0.90)
 

@@ -5,11 +5,12 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.claims import Claim
+from mmdistill.reports.evidence import Scheme
 from mmdistill.statistics import Interval
 
 WIDTH = 200
@@ -19,12 +20,13 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def markdown(ablation: Ablation) -> str:
-    """Return the sentences, the table of arms, the table of budgets and the footnotes; at most 200 wide."""
+    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide."""
     parts = [
         f"# {ablation.study}: {ablation.score_name} on {ablation.dataset} ({_basis(ablation)})",
         "\n".join(_item(line) for line in ablation.sentences),
-        "\n".join(_item(f"Warning: {line}.") for line in ablation.warnings),
+        "\n".join(_item(f"Warning: {line}.") for line in (*ablation.stamps, *ablation.warnings)),
         _results(ablation),
+        _changes(ablation),
         _budgets(ablation),
         "\n".join(_item(f"{line}.") for line in _footnotes(ablation)),
     ]
@@ -44,7 +46,7 @@ def _results(ablation: Ablation) -> str:
         "arm",
         "n",
         ablation.score_name,
-        f"minus {ablation.baseline} [{ablation.scheme.replicate}] [x {ablation.scheme.unit}]",
+        f"minus {_baseline(ablation)} {_brackets(ablation)}",
         f"minus {ablation.reference}" if ablation.reference else "",
         "log-loss",
         "cal. err",
@@ -58,10 +60,33 @@ def _results(ablation: Ablation) -> str:
     return _table(header, lines, left={0, len(header) - 1})
 
 
+def _baseline(ablation: Ablation) -> str:
+    return "baseline" if len(_baselines(ablation)) > 1 else _shortened(ablation.baseline)
+
+
+def _baselines(ablation: Ablation) -> dict[str, list[str]]:
+    """Return the arms compared with each baseline."""
+    found: dict[str, list[str]] = {}
+    for arm in ablation.arms:
+        if arm.declared.baseline:
+            found.setdefault(arm.declared.baseline, []).append(arm.name)
+    return found
+
+
+def _schemes(ablation: Ablation) -> list[Scheme]:
+    return list(dict.fromkeys([ablation.scheme, *(arm.scheme for arm in ablation.arms)]))
+
+
+def _brackets(ablation: Ablation) -> str:
+    kinds, units = ({getattr(s, key) for s in _schemes(ablation)} for key in ("replicate", "unit"))
+    kind = ablation.scheme.replicate if len(kinds) == 1 else "replicates"
+    return f"[{kind}] [x {ablation.scheme.unit if len(units) == 1 else 'units'}]"
+
+
 def _cells(arm: ArmSummary, ablation: Ablation) -> list[str]:
-    budget = arm.budget
+    budget, several = arm.budget, len({scheme.replicate for scheme in _schemes(ablation)}) > 1
     return [
-        str(arm.score.n),
+        f"{arm.score.n} {arm.scheme.replicate}" if several else str(arm.score.n),
         _score(arm.score),
         _difference(arm.against_baseline, crossed=True),
         _difference(arm.against_reference, crossed=False),
@@ -69,7 +94,7 @@ def _cells(arm: ArmSummary, ablation: Ablation) -> list[str]:
         _number(arm.calibration_error),
         _number(arm.worst_class),
         f"{budget.trials}/{budget.dimensions}/{budget.cpu_s:.0f}",
-        "baseline" if arm.name == ablation.baseline else _verdict(arm.against_baseline),
+        "baseline" if arm.name == ablation.baseline else _verdict(arm),
     ]
 
 
@@ -79,7 +104,7 @@ def _score(score: Interval) -> str:
 
 
 def _number(value: float | None) -> str:
-    return _NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
+    return _NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _difference(claim: Claim | None, *, crossed: bool) -> str:
@@ -93,10 +118,47 @@ def _ends(interval: Interval) -> str:
     return f"[{_NOTHING}]" if math.isnan(interval.low) else f"[{interval.low:z.3f}, {interval.high:z.3f}]"
 
 
-def _verdict(claim: Claim | None) -> str:
+def _verdict(arm: ArmSummary) -> str:
+    # A frozen arm is read beside its re-tuned one, among the changes; it is no headline.
+    return "frozen" if arm.declared.frozen else _judged(arm.against_baseline)
+
+
+def _judged(claim: Claim | None) -> str:
     if claim is None or claim.verdict is None:
         return _NOTHING
-    return claim.verdict if claim.question else f"{claim.verdict} *"
+    mark = f" ^{claim.after_opening}" if claim.after_opening else ""
+    return claim.verdict + (mark if claim.question else " *")
+
+
+def _changes(ablation: Ablation) -> str:
+    """Return what each change does to its base, re-tuned and frozen side by side; nothing without changes."""
+    changed: dict[str, dict[bool, ArmSummary]] = {}
+    for arm in ablation.arms:
+        if arm.against_base:
+            readings = changed.setdefault(arm.declared.reading_of, {})
+            readings[arm.declared.frozen is not None] = arm
+    if not changed:
+        return ""
+    header = ["change", "of", "n", f"re-tuned minus base {_brackets(ablation)}", "verdict"]
+    has_frozen = any(True in found for found in changed.values())
+    header += ["frozen minus base", "frozen verdict"] if has_frozen else []
+    lines = [_change(found)[: len(header)] for found in changed.values()]
+    return _table(header, lines, left={0, 1, 4, len(header) - 1})
+
+
+def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
+    """Return the cells of one change from its re-tuned and its frozen reading, of which one may lack."""
+    tuned, frozen = (found[key].against_base if key in found else None for key in (False, True))
+    arm = next(iter(found.values()))
+    return [
+        _shortened(arm.declared.change or arm.name, 40),
+        _shortened(arm.declared.base or _NOTHING),
+        str(tuned.seeds.n) if tuned else _NOTHING,
+        _difference(tuned, crossed=True),
+        _judged(tuned),
+        _difference(frozen, crossed=False),
+        _judged(frozen),
+    ]
 
 
 def _budgets(ablation: Ablation) -> str:
@@ -114,24 +176,55 @@ def _budgets(ablation: Ablation) -> str:
     return _table(header, lines, left={0, len(header) - 1})
 
 
+_TESTS = {
+    "seeds": "t interval over seeds and exact sign-flip test over pairs",
+    "subjects": "seeds averaged within a subject; t interval and exact sign-flip test over subjects",
+    "folds": "seeds averaged within a fold; corrected resampled t over folds (Nadeau and Bengio)",
+}
+_TUNING = {
+    "nested": "Winners were searched inside each outer fold (nested)",
+    "fixed_holdout": "Winners were searched once, on rows kept for tuning that no fold tests (fixed_holdout)",
+    "shared": "Winners were searched in fold 0 alone (shared)",
+}
+
+
 def _footnotes(ablation: Ablation) -> list[str]:
-    scheme = ablation.scheme
-    test = {
-        "seeds": "t interval over seeds and exact sign-flip test over pairs",
-        "subjects": "seeds averaged within a subject; t interval and exact sign-flip test over subjects",
-        "folds": "seeds averaged within a fold; corrected resampled t over folds (Nadeau and Bengio)",
-    }[scheme.replicate]
-    return [
-        f"n counts {scheme.replicate}; ± and [ ] are 95 % intervals: {test}. [x {scheme.unit}] resamples "
-        f"seeds and test {scheme.unit} at once (crossed bootstrap)",
-        f"Verdict against {ablation.baseline}, margin {ablation.margin:g}: equivalent if both 90 % intervals "
-        "are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p is < .05",
+    schemes = _schemes(ablation)
+    kinds = dict.fromkeys(scheme.replicate for scheme in schemes)
+    units = " or ".join(dict.fromkeys(scheme.unit for scheme in schemes))
+    lines = [
+        f"n counts {' or '.join(kinds)}; ± and [ ] are 95 % intervals: "
+        f"{'; or '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at "
+        "once (crossed bootstrap)",
+        f"Verdict against {_baseline(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
+        "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
+        "is < .05",
+        *_baseline_notes(ablation),
         "Verdicts with * are exploratory: Benjamini-Hochberg within the table. Planned contrasts: Holm "
         "within their family",
         "Reading: re-tuned, every arm has its own search. CPU-s: search, validation and confirmation with "
         "the teachers used. Best of n: lowest validation loss of the first n trials",
-        f"The test split was opened {ablation.openings} time(s)",
     ]
+    if any(arm.declared.frozen for arm in ablation.arms):
+        lines.append(
+            "A frozen arm has no search of its own: it takes the winner's settings of another arm and is "
+            "biased towards that arm"
+        )
+    if any(claim.after_opening for claim in ablation.contrasts):
+        lines.append(
+            "^n: planned after opening n of the test split, in one Holm family with those planned before"
+        )
+    if ablation.tuning != "nested" or set(kinds) != {"seeds"}:
+        lines.append(_TUNING[ablation.tuning])
+    return [*lines, f"The test split was opened {ablation.openings} time(s)"]
+
+
+def _baseline_notes(ablation: Ablation) -> list[str]:
+    compared = _baselines(ablation)
+    if len(compared) < 2:
+        return []
+    parts = [f"{', '.join(arms)} with {name}" for name, arms in compared.items()]
+    return [f"Each arm is compared with the arm without a teacher on its own data: {'; '.join(parts)}"]
 
 
 def _item(text: str) -> str:
@@ -174,7 +267,7 @@ def as_csv(ablation: Ablation) -> str:
 def _safe(value: object) -> object:
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
@@ -183,14 +276,23 @@ def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
     claim = arm.against_baseline
     return {
         "arm": arm.name,
-        "recipe": arm.recipe,
+        "recipe": arm.declared.recipe,
+        "base": arm.declared.base,
+        "change": arm.declared.change,
+        "frozen": arm.declared.frozen,
+        "revision": arm.declared.revision,
+        "opening": arm.opening,
         "basis": ablation.basis,
+        "tuning": ablation.tuning,
+        "replicate": arm.scheme.replicate,
         "n": arm.score.n,
         ablation.score_name: arm.score.mean,
         f"{ablation.score_name}_low": arm.score.low,
         f"{ablation.score_name}_high": arm.score.high,
+        "baseline": arm.declared.baseline,
         **_csv_claim("baseline", claim),
         **_csv_claim("reference", arm.against_reference),
+        **_csv_claim("base", arm.against_base),
         "log_loss": arm.log_loss,
         "calibration_error": arm.calibration_error,
         "worst_class": arm.worst_class,
@@ -206,6 +308,7 @@ def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
         "planned": bool(claim.question) if claim else None,
         "missing": "; ".join(arm.missing),
         "notes": "; ".join(arm.notes),
+        "stamps": "; ".join(ablation.stamps),
     }
 
 

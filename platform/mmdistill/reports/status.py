@@ -1,6 +1,5 @@
 """How far a study has come."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports.ablation import declared_arms
+from mmdistill.reports.arms import Declared, declared_arms
 
 
 class ArmStatus(NamedTuple):
@@ -74,9 +73,15 @@ def status_of_tables(
     study: dict[str, Any] = tables["studies"].to_pylist()[-1]
     columns = ["arm", "phase", "status", "cpu_s"]
     trials = tables["trials"].select(columns).to_pylist()
-    names = declared_arms(study, {trial["arm"] for trial in trials})
-    mine = {name: [trial for trial in trials if trial["arm"] == name] for name in names}
-    arms = [_arm(name, mine[name], _expected(study, resolved, name)) for name in names]
+    declared = declared_arms(study, {trial["arm"] for trial in trials})
+    arms = [
+        _arm(
+            arm.name,
+            [trial for trial in trials if trial["arm"] == arm.name],
+            _expected(arm, study, resolved),
+        )
+        for arm in declared
+    ]
     attempts = tables["attempts"].to_pylist()
     return Status(
         study=study["name"],
@@ -89,14 +94,13 @@ def status_of_tables(
     )
 
 
-def _expected(study: Mapping[str, Any], resolved: Mapping[str, Any], arm: str) -> dict[str, int]:
-    """Return the planned runs of an arm by phase, validation left out: losers of a race shorten it."""
-    stated = {entry["name"]: entry.get("planned") for entry in json.loads(study["arms_json"])}
-    runs = stated.get(arm)
+def _expected(arm: Declared, study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, int]:
+    """Return the planned runs of an arm by phase; validation is left out, for a race may shorten it."""
+    runs = arm.planned
     if runs is None:
         pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
-        runs = {"search": _stated(resolved, "search", "trials", study["trials"])}
-        runs |= {"confirm": pairs, "test": pairs}
+        search = 0 if arm.frozen else _stated(resolved, "search", "trials", study["trials"])
+        runs = {"search": search, "confirm": pairs, "test": pairs}
     return {phase: runs[phase] for phase in ("search", "confirm", "test")}
 
 

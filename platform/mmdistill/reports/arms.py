@@ -1,0 +1,78 @@
+"""What a study declares of its arms, and the order in which they read well."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# Designs name the frozen reading of an arm like that arm, and this.
+_FROZEN = ".frozen"
+
+
+class Declared(NamedTuple):
+    """An arm as the study declares it.
+
+    Attributes:
+        dimensions: searched hyperparameters.
+        note: which equal arms were merged into it.
+        baseline: the arm it is compared with; None for the study's own baseline.
+        frozen: the arm whose winner's settings it takes; None for one with a search of its own.
+        base: the arm it was generated from, or whose settings it takes.
+        change: in words, how it differs from its base.
+        revision: number of the study's version that added it, from 1.
+        planned: runs by phase; None where the study does not say.
+    """
+
+    name: str
+    recipe: str = ""
+    dimensions: int = 0
+    note: str | None = None
+    baseline: str | None = None
+    frozen: str | None = None
+    base: str | None = None
+    change: str | None = None
+    revision: int = 1
+    planned: Mapping[str, int] | None = None
+
+    @property
+    def reading_of(self) -> str:
+        """Return the name that the re-tuned and the frozen reading of one change share."""
+        return self.name.removesuffix(_FROZEN) if self.frozen else self.name
+
+
+def declared_arms(study: Mapping[str, Any], found: Iterable[str]) -> list[Declared]:
+    """Return the arms of a study, then any others that left a row.
+
+    In the order of the study file, but each base is followed by its changes, and each change by its frozen
+    reading.
+    """
+    stated = [_declared(entry, study["baseline"]) for entry in json.loads(study["arms_json"])]
+    rest = sorted(set(found) - {arm.name for arm in stated})
+    return _by_base(stated) + [Declared(name, baseline=study["baseline"]) for name in rest]
+
+
+def _declared(entry: Mapping[str, Any], main: str) -> Declared:
+    known = {key: value for key, value in entry.items() if key in Declared._fields and value is not None}
+    baseline = known.get("baseline") or main
+    known["baseline"] = None if baseline == entry["name"] else baseline
+    return Declared(**{"base": known.get("frozen"), **known})
+
+
+def _by_base(arms: Sequence[Declared]) -> list[Declared]:
+    names = {arm.name for arm in arms}
+    changes: dict[str | None, list[Declared]] = {}
+    for arm in arms:
+        changes.setdefault(arm.base if arm.base in names else None, []).append(arm)
+    ordered: list[Declared] = []
+    waiting = changes.get(None, [])[::-1]
+    while waiting:
+        ordered.append(waiting.pop())
+        waiting += _frozen_beside(changes.pop(ordered[-1].name, []))[::-1]
+    return ordered
+
+
+def _frozen_beside(siblings: Sequence[Declared]) -> list[Declared]:
+    """Return the changes of one base, each change's frozen reading right after its re-tuned one."""
+    first: dict[str, int] = {}
+    for place, arm in enumerate(siblings):
+        first.setdefault(arm.reading_of, place)
+    return sorted(siblings, key=lambda arm: (first[arm.reading_of], arm.frozen is not None))

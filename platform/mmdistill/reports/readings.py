@@ -1,0 +1,158 @@
+"""What the tables of a study hold for its ablation: whose scores count, and which arms can be compared."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmdistill.randomness import derive_seed
+from mmdistill.reports.arms import Declared, declared_arms
+from mmdistill.reports.budget import validation_loss
+from mmdistill.reports.evidence import Arm, Paired, Scheme, Trial, cells_by_arm, paired, scheme_of
+from mmdistill.reports.openings import Openings, openings_of
+
+Basis = Literal["test", "validation", "search"]
+
+
+class Readings(NamedTuple):
+    """Everything the summaries are computed from; arms that share pairs share their scheme."""
+
+    study: Mapping[str, Any]
+    declared: Sequence[Declared]
+    trials: Mapping[str, Sequence[Trial]]
+    basis: Basis
+    groups: Mapping[str, frozenset[str]]
+    schemes: Mapping[str, Scheme]
+    arms: Mapping[str, Arm]
+    openings: Openings
+
+    def compare(self, arm: str, against: str) -> Paired:
+        """Return the paired difference of two arms, ``arm`` minus ``against``."""
+        nothing = Arm({}, None)
+        ours, theirs = self.arms.get(arm, nothing), self.arms.get(against, nothing)
+        # One seed for all comparisons: they share their resamples, so A - B is exactly -(B - A).
+        seed = derive_seed(self.study["seed"], "reports")
+        return paired(ours, theirs, score=self.study["score"], scheme=self.schemes[arm], seed=seed)
+
+    def are_apart(self, arm: str, against: str) -> bool:
+        """Return whether two arms ran on other folds, so that no pair can be shared."""
+        return self.groups[arm].isdisjoint(self.groups[against])
+
+    def remarks(self, arm: str, against: str) -> tuple[str, ...]:
+        """Return what to say with any comparison of two arms."""
+        found = [_frozen_mark(one) for one in self.declared if one.name in (arm, against) and one.frozen]
+        if self.are_apart(arm, against):
+            found.append("they were tested on other folds, so no pair can be shared")
+        return tuple(found)
+
+    def missing(self, name: str) -> list[str]:
+        """Return the pairs that arms on the same folds finished and this one did not, with their fate."""
+        if self.basis == "search":
+            return []
+        everybody = {
+            pair for other in self.groups[name] if other in self.arms for pair in self.arms[other].runs
+        }
+        done = self.arms[name].runs.keys() if name in self.arms else set()
+        repeats = sorted(
+            (trial for trial in self.trials.get(name, ()) if trial["phase"] in ("confirm", "test")),
+            key=lambda trial: trial["status"] != "complete",
+        )
+        fate = {trial["pair_id"]: trial["status"] for trial in repeats}
+        return [
+            f"{pair} ({fate[pair]})" if fate.get(pair, "complete") != "complete" else f"{pair} (not finished)"
+            for pair in sorted(everybody - done)
+        ]
+
+
+def _frozen_mark(arm: Declared) -> str:
+    return f"{arm.name} is frozen: knock-out, biased towards {arm.frozen}"
+
+
+def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
+    """Return what the tables of a study hold for its ablation, as far as it has come."""
+    study: dict[str, Any] = tables["studies"].to_pylist()[-1]
+    everything = tables["trials"].drop_columns(["config_json"]).to_pylist()
+    by_arm: dict[str, list[Trial]] = {}
+    for trial in everything:
+        by_arm.setdefault(trial["arm"], []).append(trial)
+    basis, chosen = _chosen(everything, study)
+    usable = [trial for trial in chosen if _usable(trial, study["score"])]
+    kept = _predictions_of(usable, tables["predictions"])
+    cells = cells_by_arm(kept, study["score"])
+    runs: dict[str, dict[str, Trial]] = {}
+    for trial in usable:
+        runs.setdefault(trial["arm"], {})[trial["pair_id"]] = trial
+    declared = declared_arms(study, by_arm)
+    groups = _sharing_pairs(declared, by_arm)
+    return Readings(
+        study=study,
+        declared=declared,
+        trials=by_arm,
+        basis=basis,
+        groups=groups,
+        schemes=_schemes(groups, usable, kept, study),
+        arms={name: Arm(pairs, cells.get(name)) for name, pairs in runs.items()},
+        openings=openings_of(tables["test_openings"]),
+    )
+
+
+def _sharing_pairs(
+    declared: Sequence[Declared], trials: Mapping[str, Sequence[Trial]]
+) -> dict[str, frozenset[str]]:
+    """Return for each arm the arms that ran on the same pairs in any phase, itself included.
+
+    Arms with other folds share none. One that has not begun counts with the first arm that has.
+    """
+    ran = {arm.name: {trial["pair_id"] for trial in trials.get(arm.name, ())} for arm in declared}
+    first: set[str] = next((pairs for pairs in ran.values() if pairs), {""})
+    groups: list[tuple[set[str], set[str]]] = []
+    for arm in declared:
+        names, pairs = {arm.name}, ran[arm.name] or first
+        for group in [group for group in groups if group[1] & pairs]:
+            names, pairs = names | group[0], pairs | group[1]
+            groups.remove(group)
+        groups.append((names, pairs))
+    return {name: frozenset(names) for names, _ in groups for name in names}
+
+
+def _schemes(
+    groups: Mapping[str, frozenset[str]], usable: Sequence[Trial], kept: pa.Table, study: Mapping[str, Any]
+) -> dict[str, Scheme]:
+    rules = {"score": study["score"], "tuning": study["tuning"]}
+    known = {
+        names: scheme_of(
+            [trial for trial in usable if trial["arm"] in names],
+            kept.filter(pc.is_in(kept["arm"], pa.array(sorted(names)))),
+            **rules,
+        )
+        for names in set(groups.values())
+    }
+    return {name: known[names] for name, names in groups.items()}
+
+
+def _chosen(trials: Sequence[Trial], study: Mapping[str, Any]) -> tuple[Basis, list[Trial]]:
+    """Return the runs whose scores are reported: tested, else repeated, else the best of each search."""
+    bases: tuple[tuple[Basis, str], ...] = (("test", "test"), ("validation", "confirm"))
+    for basis, phase in bases:
+        chosen = [trial for trial in trials if (trial["phase"], trial["split"]) == (phase, basis)]
+        if chosen:
+            return basis, chosen
+    best: dict[tuple[str, int], Trial] = {}
+    for trial in trials:
+        key = (trial["arm"], trial["fold"])
+        if trial["phase"] == "search" and _usable(trial, study["score"]):
+            # By what the search ranks by, so that it is the trial the protocol holds for the best.
+            best[key] = min(best.get(key, trial), trial, key=lambda run: validation_loss(run, study["task"]))
+    return "search", list(best.values())
+
+
+def _usable(trial: Trial, score: str) -> bool:
+    value = (trial["metrics"] or {}).get(score)
+    return trial["status"] == "complete" and value is not None and math.isfinite(value)
+
+
+def _predictions_of(trials: Sequence[Trial], predictions: pa.Table) -> pa.Table:
+    wanted = pa.array([trial["trial_id"] for trial in trials], pa.string())
+    return predictions.filter(pc.is_in(predictions["trial_id"], wanted))
