@@ -23,6 +23,7 @@ class Agenda:
 
     def __init__(self, book: OrderBook) -> None:
         self._book = book
+        self._places = {arm.name: place for place, arm in enumerate(book.study.arms)}
         self._drafts: dict[str, Draft] = {}
         self._stages: dict[str, Order] = {}
         self._missing: dict[str, set[str]] = {}
@@ -106,15 +107,16 @@ class Agenda:
 
     def _by_turns(self, turns: Counter[str], in_flight: Collection[str]) -> Iterator[Order]:
         queues = {arm: (key for key in keys if key[2] not in in_flight) for arm, keys in self._free.items()}
-        heap = [(turns[arm], arm) for arm in queues]
+        # Of arms that are level, the one that the study names first.
+        heap = [(turns[arm], self._places[arm], arm) for arm in queues]
         heapq.heapify(heap)
         while heap:
-            done, arm = heapq.heappop(heap)
+            done, place, arm = heapq.heappop(heap)
             key = next(queues[arm], None)
             if key is not None:
                 draft = self._drafts[key[2]]
                 yield self._order(draft)
-                heapq.heappush(heap, (done + len(draft.slots), arm))
+                heapq.heappush(heap, (done + len(draft.slots), place, arm))
 
     def _order(self, draft: Draft) -> Order:
         if draft.order_id not in self._built:
