@@ -5,11 +5,12 @@ import pytest
 from mmdistill.cli.main import app
 
 FLAGS = {
-    "run": ["FILE", "EDITS", "--output", "--cache", "--json"],
+    "run": ["FILE", "EDITS", "--output", "--cache", "--address", "--json"],
     "status": ["STUDY", "--json"],
     "query": ["STUDY", "SQL", "--json"],
     "table": ["STUDY", "--format", "--json"],
     "tensorboard": ["STUDY", "--port"],
+    "export": ["FORMAT", "STUDY", "FILE", "--json"],
     "datasets": ["--json"],
     "recipes": ["--json"],
     "doctor": ["--json"],

@@ -41,6 +41,9 @@ def run(
     cache: Annotated[
         Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
     ] = None,
+    address: Annotated[
+        str, Parameter(help="Ray to run on: local, HOST:PORT of a cluster, or auto inside a Ray job.")
+    ] = "local",
     as_json: AsJson = False,
 ) -> int:
     """Run a study, or what is left of it; print its verdicts and its table.
@@ -49,7 +52,7 @@ def run(
     """
     from mmdistill.cli.running import run_study
 
-    return run_study(file, edits, output=output, cache=cache, as_json=as_json)
+    return run_study(file, edits, output=output, cache=cache, address=address, as_json=as_json)
 
 
 @app.command
@@ -110,6 +113,24 @@ def tensorboard(
     from mmdistill.cli.reading import serve_tensorboard
 
     return serve_tensorboard(study, port)
+
+
+@app.command
+def export(
+    layout: Annotated[Literal["optuna"], Parameter(name="FORMAT", help="optuna: for optuna-dashboard.")],
+    study: Study,
+    file: Annotated[Path, Parameter(help="New file: .db or .sqlite3 for SQLite, .journal or .log.")],
+    /,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Write the searches of a study to a new file for another tool.
+
+    `export optuna` makes one Optuna study per arm: `optuna-dashboard sqlite:///FILE` shows them.
+    """
+    from mmdistill.cli.exporting import EXPORTS
+
+    return EXPORTS[layout](study, file, as_json)
 
 
 @app.command

@@ -1,5 +1,6 @@
 """`mmdistill run`: from a study file to a table; run again, only what is missing is computed."""
 
+import functools
 import json
 import shlex
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
+from mmdistill.cluster.joining import LOCAL, checked_address
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError, Problem, StudyError
@@ -36,8 +38,8 @@ _PRICE = """
 Executor = Callable[[Session, Path, Listener], None]
 
 
-def on_ray(session: Session, cache: Path, listen: Listener) -> None:
-    """Execute what is left of a study on Ray.
+def on_ray(session: Session, cache: Path, listen: Listener, address: str = LOCAL) -> None:
+    """Execute what is left of a study on Ray: ``local``, or a running cluster by ``HOST:PORT``.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after everything has ended cleanly.
@@ -46,7 +48,7 @@ def on_ray(session: Session, cache: Path, listen: Listener) -> None:
     from mmdistill.cluster.launch import Interrupted, launch
 
     try:
-        launch(session, cache, listen)
+        launch(session, cache, listen, address)
     except Interrupted as error:
         raise KeyboardInterrupt from error
 
@@ -57,6 +59,7 @@ def run_study(
     *,
     output: Path | None = None,
     cache: Path | None = None,
+    address: str = LOCAL,
     as_json: bool = False,
     executor: Executor | None = None,
 ) -> int:
@@ -67,6 +70,7 @@ def run_study(
         edits: ``key=value``, laid on top of the file.
         output: folder of the study; ``results/<name>`` by default.
         cache: folder of the stage cache; ``cache/`` in the study's folder by default.
+        address: the Ray to run on: ``local``, ``auto`` (inside a Ray job) or ``HOST:PORT``.
         as_json: print the table and the paths as JSON.
         executor: executes the orders; on Ray by default.
 
@@ -74,6 +78,7 @@ def run_study(
         InputError: with every problem of the file; nothing was written then.
         LockedError: if another driver runs the study.
     """
+    address = checked_address(address)
     study = open_study(readable(file), edits)
     root = _usable(readable(output or Path("results") / study.file.name))
     cache = root / "cache" if cache is None else _usable_folder(readable(cache))
@@ -82,7 +87,7 @@ def run_study(
         session = Session(study, folder, propose)
         session.show_missing()
         try:
-            _execute(session, cache, executor or on_ray)
+            _execute(session, cache, executor or _on_ray_at(address))
         except KeyboardInterrupt:
             say(f"Stopped; {len(folder.final_ids())} orders are on record. The same command resumes:")
             say(f"  {shlex.join(command_line())}")
@@ -91,6 +96,10 @@ def run_study(
     failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
+
+
+def _on_ray_at(address: str) -> Executor:
+    return on_ray if address == LOCAL else functools.partial(on_ray, address=address)
 
 
 def _folder(study: Study, root: Path, file: Path) -> StudyFolder:

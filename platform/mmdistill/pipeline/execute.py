@@ -43,8 +43,9 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
         if writes:
             study.put_final(final)
     except Exception as error:
-        if writes:
-            study.end_attempt(order.order_id, attempt, "failed", _last_line(error))
+        if not writes:
+            raise  # The others of the group would wait for this worker for ever.
+        study.end_attempt(order.order_id, attempt, "failed", _last_line(error))
         return "failed"
     if writes:
         study.end_attempt(order.order_id, attempt, "complete")
@@ -192,6 +193,7 @@ def _test(
     load_lanes(network, [student.tensors for student in students])
     tensors = tensor_part(fold.arrays.test, fold.device)
     metrics = evaluate(network, fold, fold.arrays.test, tensors, len(lanes))
+    bench.runtime.beat()
     logits = logits_on(network, tensors, len(lanes))
     cpu_s = (time.process_time() - clock) / len(lanes)
     results = []

@@ -130,7 +130,7 @@ class AttemptRow(Row):
     attempt: Annotated[int, "number of the attempt, from 1"]
     started_at: Annotated[datetime, "start, UTC"]
     ended_at: Annotated[datetime | None, "end, UTC"] = None
-    outcome: Annotated[str | None, "complete | failed"] = None
+    outcome: Annotated[str | None, "complete | failed | hung"] = None
     host: Annotated[str, "machine of the attempt"]
     pid: Annotated[int, "process of the attempt"]
     error: Annotated[str | None, "what failed"] = None

@@ -168,6 +168,13 @@ class Resources(Settings):
     patience: Annotated[float, Field(ge=1)] = 300.0
     lanes: Annotated[int, Field(ge=1, le=1024)] = 16
 
+    @field_validator("gpus")
+    @classmethod
+    def _is_a_fraction_or_whole(cls, value: float) -> float:
+        if value > 1 and value % 1:
+            raise ValueError("more than one GPU must be a whole number of them")
+        return value
+
 
 class StudyFile(Settings):
     """Everything a study file may say."""
