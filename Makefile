@@ -6,7 +6,7 @@ SETUP := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install study check test clean
+.PHONY: install study check test chaos clean
 
 install: $(SETUP)
 
@@ -29,6 +29,10 @@ check: $(SETUP)
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+
+# What kills drivers, workers and nodes: about a quarter of an hour, with nothing else running.
+chaos: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m chaos tests/chaos $(ARGS)
 
 clean:
 	rm -rf build platform/mmdistill.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
