@@ -50,7 +50,7 @@ STUDY = """
 name = "chaos"
 seed = 5
 [run]
-epochs = 30
+epochs = 16
 batch_size = 32
 [run.teachers]
 epochs = 6
@@ -164,7 +164,7 @@ class Driver:
         assert self.process.poll() is None, self.tail()
         self.process.kill()
         assert self.process.wait() == -signal.SIGKILL
-        wait_until(lambda: not any(is_alive(pid) for pid in ours), 60)
+        wait_until(lambda: not any(is_alive(pid) for pid in ours), 180)
 
     def end(self, code=0):
         assert self.process.wait(SECONDS) == code, self.tail()

@@ -1,9 +1,11 @@
 """What is wrong with an address is said before anything is written or started."""
 
 import socket
+import sys
 
 import pytest
 
+import mmdistill
 from mmdistill.cluster import joining
 from mmdistill.cluster.joining import checked_address, joined_cluster
 from mmdistill.errors import InputError, StudyError
@@ -72,3 +74,23 @@ def test_what_listens_but_is_no_ray_is_given_up(tmp_path, monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(StudyError, match=rf"no Ray answers at {address} within 3 s"):
             joined(address, tmp_path)
+
+
+def test_a_node_tells_what_keeps_it_from_taking_orders(tmp_path):
+    look, (probe, here) = joining._looker(), (tmp_path / "nonce.tmp", str(tmp_path))
+    place = f"does not see {tmp_path}; use a disk that all nodes share"
+    assert look([str(probe)], "abc", here, mmdistill.__version__).startswith(place)
+    probe.write_text("of another run")
+    assert look([str(probe)], "abc", here, mmdistill.__version__).startswith(place)
+    probe.write_text("abc")
+    assert look([str(probe)], "abc", here, mmdistill.__version__) is None
+    assert look([str(probe)], "abc", here, "0.0") == f"has mmdistill {mmdistill.__version__}, not 0.0"
+    gone = str(tmp_path / "gone")
+    assert look([str(probe)], "abc", gone, mmdistill.__version__).startswith(f"has no folder {gone}; start")
+
+
+def test_a_node_without_this_package_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmdistill", None)
+    answer = joining._looker()([], "abc", str(tmp_path), "1")
+    assert answer.startswith("cannot import mmdistill (")
+    assert answer.endswith("install the same environment on every node")

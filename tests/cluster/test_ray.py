@@ -146,19 +146,20 @@ def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):
     assert not (root / "lock.json").exists()
 
 
-# What Ray's workers import first: the first order that reaches its students hangs, and holds the GIL.
+# What Ray's workers import first: the first order that is begun hangs, and holds the GIL.
 HANGS_ONCE = """
 import ctypes, os, sys
 if any("default_worker" in argument for argument in sys.orig_argv):
-    from mmdistill.pipeline.bench import Bench
-    honest = Bench.students
-    def students(self, *arguments):
+    from mmdistill.records.study import StudyFolder
+    honest = StudyFolder.begin_attempt
+    def begin_attempt(*arguments):
+        number = honest(*arguments)
         try:
             os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            return honest(self, *arguments)
+            return number
         ctypes.PyDLL(None).sleep(1000)
-    Bench.students = students
+    StudyFolder.begin_attempt = begin_attempt
 """
 
 
@@ -168,13 +169,13 @@ def test_an_order_that_hangs_is_dumped_ended_and_run_again(file, undisturbed, tm
     (hook / "sitecustomize.py").write_text(HANGS_ONCE.format(flag=str(tmp_path / "hung")))
     path = os.pathsep.join([str(hook), *sys.path])
     root = tmp_path / "rayed"
-    process = started(file, root, "resources.patience=6", environment={**os.environ, "PYTHONPATH": path})
+    process = started(file, root, "resources.patience=15", environment={**os.environ, "PYTHONPATH": path})
     assert process.wait(SECONDS) == 0, (tmp_path / "log").read_text()[-3000:]
     folder = StudyFolder.open(root)
     (hung,) = [attempt for attempt in folder.attempts() if attempt.outcome == "hung"]
     (dump,) = (root / "dumps").iterdir()
     assert f"see dumps/{dump.name} in the study's folder" in hung.error
-    assert "in students" in dump.read_text()
+    assert "in begin_attempt" in dump.read_text()
     outcomes = [a.outcome for a in folder.attempts() if a.order_id == hung.order_id]
     assert outcomes == ["hung", "complete"]
     assert content_hash(tables(folder)) == content_hash(tables(undisturbed))
