@@ -6,7 +6,7 @@ SETUP := .venv/installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install study check test planted clean
+.PHONY: install study check test planted chaos bench clean
 
 install: $(SETUP)
 
@@ -33,6 +33,13 @@ test: check
 # Are the verdicts right where the truth is known? 40 studies each of three files; half an hour of CPU time.
 planted: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/planted_verdicts.py $(ARGS)
+# What kills drivers, workers and nodes: about a quarter of an hour, with nothing else running.
+chaos: $(SETUP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m chaos tests/chaos $(ARGS)
+
+# What a study costs beside its training, and against the plain pattern. With nothing else running.
+bench: $(SETUP)
+	for script in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script $(ARGS) || failed=1; done; test -z "$$failed"
 
 clean:
 	rm -rf build platform/mmdistill.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -227,7 +227,7 @@ sys.exit(main(["run", sys.argv[1], "--output", sys.argv[2]]))
 def test_interrupted_on_ray_counts_as_ctrl_c(monkeypatch):
     launching = pytest.importorskip("mmdistill.cluster.launch")
 
-    def end(session, cache, listen):
+    def end(*_):
         raise launching.Interrupted("ended")
 
     monkeypatch.setattr(launching, "launch", end)

@@ -100,11 +100,11 @@ def begun(file, root):
     return Session(study, folder, propose)
 
 
-def started(file, root):
+def started(file, root, *edits, environment=None):
     code = "from mmdistill.cli.main import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", code, "run", str(file), "--output", str(root)]
+    command = [sys.executable, "-c", code, "run", str(file), "--output", str(root), *edits]
     log = (root.parent / "log").open("a")
-    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
 def wait_for_finals(process, root, count):
@@ -146,6 +146,41 @@ def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):
     assert (root / "lease" / "1.end.json").exists()
 
 
+# What Ray's workers import first: the first order that is begun hangs, and holds the GIL.
+HANGS_ONCE = """
+import ctypes, os, sys
+if any("default_worker" in argument for argument in sys.orig_argv):
+    from mmdistill.records.study import StudyFolder
+    honest = StudyFolder.begin_attempt
+    def begin_attempt(*arguments):
+        number = honest(*arguments)
+        try:
+            os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return number
+        ctypes.PyDLL(None).sleep(1000)
+    StudyFolder.begin_attempt = begin_attempt
+"""
+
+
+def test_an_order_that_hangs_is_dumped_ended_and_run_again(file, undisturbed, tmp_path):
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HANGS_ONCE.format(flag=str(tmp_path / "hung")))
+    path = os.pathsep.join([str(hook), *sys.path])
+    root = tmp_path / "rayed"
+    process = started(file, root, "resources.patience=15", environment={**os.environ, "PYTHONPATH": path})
+    assert process.wait(SECONDS) == 0, (tmp_path / "log").read_text()[-3000:]
+    folder = StudyFolder.open(root)
+    (hung,) = [attempt for attempt in folder.attempts() if attempt.outcome == "hung"]
+    (dump,) = (root / "dumps").iterdir()
+    assert f"see dumps/{dump.name} in the study's folder" in hung.error
+    assert "in begin_attempt" in dump.read_text()
+    outcomes = [a.outcome for a in folder.attempts() if a.order_id == hung.order_id]
+    assert outcomes == ["hung", "complete"]
+    assert content_hash(tables(folder)) == content_hash(tables(undisturbed))
+
+
 def test_one_cluster_in_this_process(file, undisturbed, tmp_path):
     """A worker group computes what one process does; Ray's workers see the standard library and the token."""
     root = tmp_path / "rayed"
@@ -157,10 +192,12 @@ def test_one_cluster_in_this_process(file, undisturbed, tmp_path):
         "cache": str(root / "cache"),
         "directory": str(file.parent),
         "workers": 2,
+        "worker": {"CPU": 0.9},
         "device": "cpu",
         "gpus": 0.0,
+        "patience": 300.0,
     }
-    with local_cluster() as scratch:
+    with local_cluster(groups=True) as scratch:
         from mmdistill.cluster.worker import fit_order
 
         assert fit_order(config | {"scratch": str(scratch / "train")}) == "complete"

@@ -5,7 +5,16 @@ import pytest
 from mmdistill.cli.main import app
 
 FLAGS = {
-    "run": ["FILE", "EDITS", "--output", "--cache", "--takeover", "--retry-failed", "--json"],
+    "run": [
+        "FILE",
+        "EDITS",
+        "--output",
+        "--cache",
+        "--address",
+        "--takeover",
+        "--retry-failed",
+        "--json",
+    ],
     "plan": ["FILE", "EDITS", "--output", "--cache", "--pilot", "--no-pilot", "--json"],
     "forecast": ["FILE", "EDITS", "--json"],
     "status": ["STUDY", "--json"],
@@ -14,6 +23,7 @@ FLAGS = {
     "verify": ["STUDY", "--cache", "--json"],
     "rebuild": ["STUDY", "--json"],
     "tensorboard": ["STUDY", "--port"],
+    "export": ["FORMAT", "STUDY", "FILE", "--json"],
     "datasets": ["--json"],
     "recipes": ["--json"],
     "doctor": ["--json"],

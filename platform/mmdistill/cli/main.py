@@ -48,6 +48,9 @@ def run(
     retry_failed: Annotated[
         bool, Parameter(negative="", help="Try orders again that were given up.")
     ] = False,
+    address: Annotated[
+        str, Parameter(help="Ray to run on: local, HOST:PORT of a cluster, or auto inside a Ray job.")
+    ] = "local",
     as_json: AsJson = False,
 ) -> int:
     """Run a study, or what is left of it; print its verdicts and its table.
@@ -65,6 +68,7 @@ def run(
         edits,
         output=output,
         cache=cache,
+        address=address,
         takeover=takeover,
         retry_failed=retry_failed,
         as_json=as_json,
@@ -196,6 +200,24 @@ def tensorboard(
     from mmdistill.cli.reading import serve_tensorboard
 
     return serve_tensorboard(study, port)
+
+
+@app.command
+def export(
+    layout: Annotated[Literal["optuna"], Parameter(name="FORMAT", help="optuna: for optuna-dashboard.")],
+    study: Study,
+    file: Annotated[Path, Parameter(help="New file: .db or .sqlite3 for SQLite, .journal or .log.")],
+    /,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Write the searches of a study to a new file for another tool.
+
+    `export optuna` makes one Optuna study per arm: `optuna-dashboard sqlite:///FILE` shows them.
+    """
+    from mmdistill.cli.exporting import EXPORTS
+
+    return EXPORTS[layout](study, file, as_json)
 
 
 @app.command

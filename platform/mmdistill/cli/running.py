@@ -1,5 +1,6 @@
 """`mmdistill run`: from a study file to a table; run again, only what is missing is computed."""
 
+import functools
 import json
 import shlex
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
+from mmdistill.cluster.joining import LOCAL, checked_address
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError, Problem, StudyError
@@ -39,8 +41,8 @@ _PRICE = """
 Executor = Callable[[Session, Path, Listener], None]
 
 
-def on_ray(session: Session, cache: Path, listen: Listener) -> None:
-    """Execute what is left of a study on Ray.
+def on_ray(session: Session, cache: Path, listen: Listener, address: str = LOCAL) -> None:
+    """Execute what is left of a study on Ray: ``local``, or a running cluster by ``HOST:PORT``.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after everything has ended cleanly.
@@ -49,7 +51,7 @@ def on_ray(session: Session, cache: Path, listen: Listener) -> None:
     from mmdistill.cluster.launch import Interrupted, launch
 
     try:
-        launch(session, cache, listen)
+        launch(session, cache, listen, address)
     except Interrupted as error:
         raise KeyboardInterrupt from error
 
@@ -62,6 +64,7 @@ def run_study(
     cache: Path | None = None,
     takeover: bool = False,
     retry_failed: bool = False,
+    address: str = LOCAL,
     as_json: bool = False,
     executor: Executor | None = None,
 ) -> int:
@@ -74,6 +77,7 @@ def run_study(
         cache: folder of the stage cache; ``cache/`` in the study's folder by default.
         takeover: take the study from a driver that may still run; it ends before its next commit.
         retry_failed: try orders again that were given up.
+        address: the Ray to run on: ``local``, ``auto`` (inside a Ray job) or ``HOST:PORT``.
         as_json: print the table and the paths as JSON.
         executor: executes the orders; on Ray by default.
 
@@ -81,6 +85,7 @@ def run_study(
         InputError: with every problem of the file; nothing was written then.
         LockedError: if another driver runs the study.
     """
+    address = checked_address(address)
     study = open_study(readable(file), edits)
     root = _usable(readable(output or Path("results") / study.file.name))
     cache = root / "cache" if cache is None else _usable_folder(readable(cache))
@@ -96,7 +101,7 @@ def run_study(
             recorded_prices(root.parent, device_kind(study.file.resources.device)),
         )
         try:
-            _execute(session, cache, executor or on_ray)
+            _execute(session, cache, executor or _on_ray_at(address))
         except KeyboardInterrupt:
             say(f"Stopped; {len(folder.final_ids())} orders are on record. The same command resumes:")
             say(f"  {shlex.join(command_line())}")
@@ -108,6 +113,10 @@ def run_study(
     failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
+
+
+def _on_ray_at(address: str) -> Executor:
+    return on_ray if address == LOCAL else functools.partial(on_ray, address=address)
 
 
 def _folder(study: Study, root: Path, file: Path, lease: Lease) -> StudyFolder:

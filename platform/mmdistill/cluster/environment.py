@@ -9,23 +9,30 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-VARIABLES = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
+# What the processes that execute orders need as well, wherever they run.
+WORKER_VARIABLES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # The new output prints boxes of its own even when told to be silent.
-    "RAY_AIR_NEW_OUTPUT": "0",
     # Two threads spin for each other: on small models one is faster, and it is part of what decides the bits.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+}
+VARIABLES = {
+    **WORKER_VARIABLES,
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune would swallow Ctrl-C; `launch` has a handler of its own.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # The new output prints boxes of its own even when told to be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 OBJECT_STORE_BYTES = 256 * 2**20
 # A unix socket path holds 107 bytes; Ray appends about 60.
@@ -48,30 +55,56 @@ def temporary_folder() -> Path:
 
 
 @contextlib.contextmanager
-def local_cluster() -> Iterator[Path]:
+def local_cluster(*, groups: bool = False) -> Iterator[Path]:
     """Start a private Ray on this machine and end it afterwards; yield its scratch folder.
 
     It never joins a cluster that happens to run here.
+
+    Args:
+        groups: whether worker groups will run. What one that was killed had reserved is given back by a
+            helper of Ray Train that asks the dashboard, so there is one then, on loopback.
     """
     scratch = temporary_folder()
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(shutil.rmtree, scratch, ignore_errors=True)
         prepare()
+        if groups:
+            after.enter_context(_known_address())
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             address="local",
             num_cpus=len(os.sched_getaffinity(0)),
-            include_dashboard=False,
+            include_dashboard=groups,
+            dashboard_host="127.0.0.1",
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(scratch / "r"),
         )
-        try:
-            yield scratch
-        finally:
-            ray.shutdown()
+        after.callback(ray.shutdown)
+        yield scratch
+
+
+@contextlib.contextmanager
+def _known_address() -> Iterator[None]:
+    """Fix the port of the cluster that is about to start, and tell its processes.
+
+    The helper above looks for any Ray on the machine otherwise, and fails where it finds two.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ours = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

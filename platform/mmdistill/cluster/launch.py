@@ -4,61 +4,78 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from mmdistill.cluster.environment import local_cluster
+from mmdistill.cluster.joining import LOCAL, joined_cluster
 from mmdistill.cluster.progress import Listener, silent
+from mmdistill.cluster.shares import Shares, shares
+from mmdistill.cluster.watchdog import remove_unused
 from mmdistill.errors import MmdistillError, StudyError
-from mmdistill.studies.file import Resources
 from mmdistill.studies.session import Session
 
 # How often Tune starts an order again whose process died.
 RELAUNCHES = 2
+INTERRUPTED = 130
+RESUMES = "everything finished is on record, and the same command resumes"
 
 
 class Interrupted(MmdistillError):  # noqa: N818
     """The user ended the run; everything finished is on record."""
 
 
-def launch(session: Session, cache: Path, listen: Listener = silent) -> None:
-    """Execute orders on a private local Ray until the study is finished.
+def launch(session: Session, cache: Path, listen: Listener = silent, address: str = LOCAL) -> None:
+    """Execute orders on Ray until the study is finished.
+
+    Args:
+        session: the study in progress.
+        cache: the stage cache.
+        listen: hears of every order that ended.
+        address: ``local`` for a private Ray on this machine, or ``HOST:PORT`` of a running cluster.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once Ray has ended.
-        StudyError: if the cluster cannot run an order of this study.
+        StudyError: if the cluster cannot be joined, cannot run an order of this study, or ended early.
     """
-    with local_cluster() as scratch, _sigterm_as_sigint() as was_interrupted:
-        _run(session, cache, listen, scratch)
-        if was_interrupted.is_set() or not session.is_finished:
-            raise Interrupted("the run was ended; everything finished is on record")
+    with _Signals() as signals, _cluster(session, cache, address) as scratch:
+        signals.catch()  # Again: Ray has put its own handler of SIGTERM in place.
+        try:
+            _run(session, cache, listen, scratch)
+        except Exception:
+            # What comes of a stop is no error.
+            if not signals.came.is_set():
+                raise
+        if signals.came.is_set():
+            raise Interrupted(f"the run was ended; {RESUMES}")
+        remove_unused(session.folder)
+        if not session.is_finished:
+            raise StudyError(f"Tune ended before the study was finished; {RESUMES}")
+
+
+def _cluster(session: Session, cache: Path, address: str) -> contextlib.AbstractContextManager[Path]:
+    if address == LOCAL:
+        return local_cluster(groups=session.study.file.resources.workers > 0)
+    return joined_cluster(address, session.folder.root, cache)
 
 
 def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None:
+    import ray
     from ray import tune
 
     from mmdistill.cluster.searcher import OrderSearcher
     from mmdistill.cluster.worker import order_trial
 
-    resources = session.study.file.resources
-    share, concurrent, gpus = shares(resources)
-    common = {
-        "study": str(session.folder.root.resolve()),
-        "cache": str(cache.resolve()),
-        "scratch": str(scratch / "train"),
-        "directory": str(Path.cwd()),
-        "workers": resources.workers,
-        "device": resources.device,
-        "gpus": gpus,
-    }
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    share = shares(session.study.file.resources, nodes)
+    searcher = OrderSearcher(session, _common(session, cache, scratch, share), listen)
     tuner = tune.Tuner(
-        tune.with_resources(order_trial, share),
+        tune.with_resources(order_trial, share.order),
         tune_config=tune.TuneConfig(
-            search_alg=OrderSearcher(session, common, listen),
+            search_alg=searcher,
             num_samples=-1,
-            max_concurrent_trials=concurrent,
+            max_concurrent_trials=share.concurrent,
             reuse_actors=True,
             metric="value",
             mode="max",
@@ -70,54 +87,69 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
             failure_config=tune.FailureConfig(max_failures=RELAUNCHES),
         ),
     )
-    tuner.fit()
-
-
-def shares(resources: Resources) -> tuple[dict[str, float], int, float]:
-    """Return what one order reserves, how many run at once, and the GPUs of one worker.
-
-    Raises:
-        StudyError: if the cluster is too small for a single order.
-    """
-    import ray
-
-    from mmdistill.cluster.worker import DRIVER_CPUS, WORKER_CPUS
-
-    there: dict[str, Any] = ray.cluster_resources()
-    gpus = resources.gpus if resources.device != "cpu" and there.get("GPU", 0) > 0 else 0.0
-    if resources.device == "cuda" and not gpus:
-        raise StudyError('resources.device is "cuda", but the cluster has no GPU; use "auto" or "cpu"')
-    workers = resources.workers
-    cpus = 1.0 if workers == 0 else DRIVER_CPUS + workers * WORKER_CPUS
-    fits = int(there.get("CPU", 1) / cpus + 1e-6)
-    if gpus:
-        fits = min(fits, int(there["GPU"] / (gpus * max(workers, 1)) + 1e-6))
-    if fits < 1:
-        asked = f"{cpus:g} CPUs and {gpus * max(workers, 1):g} GPUs"
-        has = f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
-        raise StudyError(
-            f"one order needs {asked}, but the cluster has {has}; lower resources.workers or gpus"
-        )
-    share = {"cpu": 1.0 if workers == 0 else DRIVER_CPUS}
-    if gpus and workers == 0:
-        share["gpu"] = gpus
-    return share, min(resources.concurrent or fits, fits), gpus
-
-
-@contextlib.contextmanager
-def _sigterm_as_sigint() -> Iterator[threading.Event]:
-    """Let SIGTERM end the run as Ctrl-C does; yield whether it came."""
-    came = threading.Event()
-
-    def forward(_number: int, _frame: FrameType | None) -> None:
-        came.set()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = signal.signal(signal.SIGTERM, forward)
     try:
-        yield came
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        tuner.fit()
+    except (tune.TuneError, ray.exceptions.RayError, ConnectionError) as error:
+        # Tune makes text of whatever went wrong in the searcher.
+        if searcher.failure is not None:
+            raise searcher.failure from error
+        raise StudyError(f"Ray ended the run: {_last_line(error)}; {RESUMES}") from error
+
+
+def _common(session: Session, cache: Path, scratch: Path, share: Shares) -> dict[str, Any]:
+    """Return what the configuration of every trial holds besides its order."""
+    resources = session.study.file.resources
+    return {
+        "study": str(session.folder.root.resolve()),
+        "cache": str(cache.resolve()),
+        "scratch": str(scratch / "train"),
+        "directory": str(Path.cwd()),
+        "workers": resources.workers,
+        "worker": share.worker,
+        "device": resources.device,
+        "gpus": share.gpus,
+        "patience": resources.patience,
+    }
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM: the first ends the run in order, the second at once.
+
+    Attributes:
+        came: set by the first.
+    """
+
+    def __init__(self) -> None:
+        self.came = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+            self._before = {number: signal.getsignal(number) for number in numbers}
+            self.catch()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def catch(self) -> None:
+        """Put the handlers in place."""
+        for number in self._before.keys() - {signal.SIGUSR1}:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.came.is_set():
+            os._exit(INTERRUPTED)
+        self.came.set()
+        # Tune, once it runs, takes SIGUSR1 as the wish to end; Ctrl-C it would swallow.
+        end = signal.getsignal(signal.SIGUSR1)
+        if not callable(end):
+            raise KeyboardInterrupt
+        end(number, frame)

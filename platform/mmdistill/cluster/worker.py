@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,34 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from mmdistill.cluster.watchdog import Watchdog, note_hung, open_attempt
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
 from mmdistill.pipeline.order import Order
 from mmdistill.records.study import StudyFolder
 from mmdistill.training.runtime import LocalRuntime, Runtime, Value
 
-WORKER_CPUS = 0.9
-DRIVER_CPUS = 0.1
+Beat = Callable[[], None]
+
+
+class SoleRuntime(LocalRuntime):
+    """The only worker of an order, under a watchdog."""
+
+    def __init__(self, device: torch.device, beat: Beat) -> None:
+        super().__init__(device)
+        self._beat = beat
+
+    def beat(self) -> None:
+        """Tell the watchdog."""
+        self._beat()
 
 
 class GroupRuntime:
     """One worker of a group: rows are shared out, outputs gathered with their gradients."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, beat: Beat) -> None:
         self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self._beat = beat
 
     def share(self, rows_KB: Tensor) -> Tensor:
         """Return this worker's block of the rows."""
@@ -49,7 +63,8 @@ class GroupRuntime:
         return box[0]
 
     def beat(self) -> None:
-        """Say nothing yet."""
+        """Tell the watchdog."""
+        self._beat()
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, str]:
@@ -58,17 +73,20 @@ def train_loop(config: dict[str, Any]) -> dict[str, str]:
 
     # Ray gives a trial a folder of its own; paths in a study file are relative to where the user stands.
     os.chdir(config["directory"])
-    device = torch.device("cpu") if config["device"] == "cpu" else get_device()
-    runtime: Runtime = GroupRuntime(device) if dist.is_initialized() else LocalRuntime(device)
-    order = Order.model_validate_json(config["order"])
-    study = StudyFolder.open(Path(config["study"]))
-    return {"outcome": run_order(order, study, StageCache(Path(config["cache"])), runtime)}
+    order, study = _order_and_study(config)
+    with Watchdog(study, order.order_id, config["patience"]) as watchdog:
+        device = torch.device("cpu") if config["device"] == "cpu" else get_device()
+        kind = GroupRuntime if dist.is_initialized() else SoleRuntime
+        runtime: Runtime = kind(device, watchdog.beat)
+        if runtime.rank == 0:
+            note_hung(study, order.order_id)
+        return {"outcome": run_order(order, study, StageCache(Path(config["cache"])), runtime)}
 
 
 def order_trial(config: dict[str, Any]) -> None:
     """Execute one order: the function that Tune runs.
 
-    Nothing but the end of a process fails here; what goes wrong inside an order is on record.
+    Nothing but the end of this process fails here; what goes wrong inside an order is on record.
     """
     from ray import tune
 
@@ -78,28 +96,66 @@ def order_trial(config: dict[str, Any]) -> None:
 def fit_order(config: dict[str, Any]) -> str:
     """Run one order through a ``TorchTrainer`` and return its outcome.
 
-    Without workers it runs in this process (local mode), else in a worker group with a process group.
+    Without workers it runs in this process (local mode), else in a worker group with a process group; a
+    group that loses a worker has failed.
     """
+    from ray.train import ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    if config["workers"] == 0:
+        alone = ScalingConfig(num_workers=0, use_gpu=config["gpus"] > 0)
+        trainer = TorchTrainer(train_loop, train_loop_config=config, scaling_config=alone)
+    else:
+        trainer = _group(config)
+    try:
+        outcome: str = trainer.fit().return_value["outcome"]
+    except TrainingFailedError as error:
+        return _group_failed(config, error)
+    return outcome
+
+
+def _group(config: dict[str, Any]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers, gpus = config["workers"], config["gpus"]
-    if workers == 0:
-        alone = ScalingConfig(num_workers=0, use_gpu=gpus > 0)
-        trainer = TorchTrainer(train_loop, train_loop_config=config, scaling_config=alone)
-    else:
-        each = {"CPU": WORKER_CPUS} | ({"GPU": gpus} if gpus else {})
-        trainer = TorchTrainer(
-            train_loop,
-            train_loop_config=config,
-            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=each),
-            # A name of its own for every try: Train resumes any run whose name it has seen before.
-            run_config=RunConfig(
-                name=uuid.uuid4().hex,
-                storage_path=config["scratch"],
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
-            ),
-        )
-    outcome: str = trainer.fit().return_value["outcome"]
-    return outcome
+    gpus = config["gpus"]
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=config,
+        # NCCL wants a device of its own for every worker.
+        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config["workers"], use_gpu=gpus > 0, resources_per_worker=config["worker"]
+        ),
+        # A name of its own for every try: Train resumes any run whose name it has seen before.
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=config["scratch"],
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2),
+        ),
+    )
+
+
+def _group_failed(config: dict[str, Any], error: Exception) -> str:
+    """Put on record why a group was lost, as far as its workers could not say it themselves."""
+    order, study = _order_and_study(config)
+    if not note_hung(study, order.order_id):
+        causes = getattr(error, "worker_failures", None) or {0: error}
+        reason = "; ".join(f"worker {rank}: {_last_line(cause)}" for rank, cause in sorted(causes.items()))
+        attempt = open_attempt(study, order.order_id)
+        # A worker may have told itself; a group that never came to life has begun nothing.
+        if attempt is not None:
+            study.end_attempt(order.order_id, attempt.attempt, "failed", reason)
+        elif all(attempt.order_id != order.order_id for attempt in study.attempts()):
+            study.end_attempt(order.order_id, study.begin_attempt(order.order_id), "failed", reason)
+    return "failed"
+
+
+def _order_and_study(config: dict[str, Any]) -> tuple[Order, StudyFolder]:
+    order = Order.model_validate_json(config["order"])
+    return order, StudyFolder.open(Path(config["study"]))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -115,7 +115,9 @@ class Bench:
         positions: dict[str, int] = {}
         for number, stage in enumerate(stages):
             positions.setdefault(stage.key, number)
+        self.runtime.beat()
         reads = {key: self.cache.read(stages[number]) for key, number in positions.items()}
+        self.runtime.beat()
         # One worker decides for all: they compute together or not at all.
         missing = self.runtime.first([key for key, (entry, _) in reads.items() if entry is None])
         found = {key: entry for key, (entry, _) in reads.items() if entry is not None}
@@ -124,6 +126,7 @@ class Bench:
             self._depth += 1
             computed = compute(list(positions.values()), keeper)
             self._depth -= 1
+            self.runtime.beat()
             for (key, number), entry in zip(positions.items(), computed, strict=True):
                 found[key] = entry.on_cpu()
                 if self.runtime.rank == 0 and key in missing:

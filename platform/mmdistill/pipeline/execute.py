@@ -64,6 +64,8 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
     except LockedError:
         raise
     except Exception as error:
+        if not writes:
+            raise  # The others of the group would wait for this worker for ever.
         outcome = "storage" if is_storage_fault(error) else "failed"
         if attempt:
             # What cannot be noted now was not the order's fault either.
@@ -218,6 +220,7 @@ def _test(
     load_lanes(network, [student.tensors for student in students])
     tensors = tensor_part(fold.arrays.test, fold.device)
     metrics = evaluate(network, fold, fold.arrays.test, tensors, len(lanes))
+    bench.runtime.beat()
     logits = logits_on(network, tensors, len(lanes))
     cpu_s = (time.process_time() - clock) / len(lanes)
     run = lanes[0].run

@@ -130,7 +130,7 @@ class AttemptRow(Row):
     attempt: Annotated[int, "number of the attempt, from 1"]
     started_at: Annotated[datetime, "start, UTC"]
     ended_at: Annotated[datetime | None, "end, UTC"] = None
-    outcome: Annotated[str | None, "complete | failed | storage"] = None
+    outcome: Annotated[str | None, "complete | failed | storage | hung"] = None
     cpu_s: Annotated[float | None, "CPU seconds of the process meanwhile; null without an end"] = None
     host: Annotated[str, "machine of the attempt"]
     pid: Annotated[int, "process of the attempt"]

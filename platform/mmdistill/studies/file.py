@@ -186,6 +186,13 @@ class Resources(Settings):
             return value
         raise ValueError(f'give a whole number from 1 to {MOST_LANES}, or "auto"')
 
+    @field_validator("gpus")
+    @classmethod
+    def _is_a_fraction_or_whole(cls, value: float) -> float:
+        if value > 1 and value % 1:
+            raise ValueError("more than one GPU must be a whole number of them")
+        return value
+
 
 class StudyFile(Settings):
     """Everything a study file may say."""
