@@ -96,13 +96,10 @@ class Agenda:
             if order_id not in in_flight:
                 yield self._stages[order_id]
         turns = Counter(self._done)
-        turns.update(
-            {
-                draft.arm: len(draft.slots)
-                for name in in_flight
-                if (draft := self._drafts.get(name)) is not None
-            }
-        )
+        for name in in_flight:
+            draft = self._drafts.get(name)
+            if draft is not None:
+                turns[draft.arm] += len(draft.slots)
         yield from self._by_turns(turns, in_flight)
 
     def _by_turns(self, turns: Counter[str], in_flight: Collection[str]) -> Iterator[Order]:
