@@ -179,6 +179,24 @@ def test_of_many_that_follow_a_killed_holder_one_gets_it(tmp_path):
         taker.communicate()
 
 
+def test_a_holder_that_came_while_another_was_judged_is_not_passed_over(tmp_path, monkeypatch):
+    with Lease(tmp_path):
+        rewritten(tmp_path, process_start=1)
+        judged = lease._require_ended
+        others = []
+
+        def slow(root, epoch):
+            judged(root, epoch)
+            if not others:
+                others.append(None)
+                others[0] = Lease(root).__enter__()
+
+        monkeypatch.setattr(lease, "_require_ended", slow)
+        with pytest.raises(LockedError, match=f"by process {os.getpid()} "):
+            Lease(tmp_path).__enter__()
+        assert others[0].epoch == 2
+
+
 def test_the_record_says_what_a_person_would_ask(tmp_path):
     with Lease(tmp_path):
         written = json.loads((tmp_path / "lease" / "1.json").read_text())

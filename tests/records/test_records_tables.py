@@ -145,7 +145,9 @@ def test_scientific_content_has_no_times_places_and_latencies(trial_row):
 
 def test_the_content_hash_sees_results_and_only_results(tmp_path, study_row, final, trial_row):
     def hash_of(name, **changes):
-        study = StudyFolder.create(tmp_path / name, study_row(host=name), "", {})
+        study = StudyFolder.create(
+            tmp_path / name, study_row(host=name, git_commit=name, package_version=name), "", {}
+        )
         for _ in range(len(name)):
             study.begin_attempt("o0")
         study.put_final(replace(final(), trials=[trial_row(**changes)]))

@@ -78,11 +78,12 @@ class Lease:
     def __enter__(self) -> Self:
         shelf = _shelf(self._root)
         while not self.epoch:
+            newest = _newest(self._root)
             if not self._takeover:
-                require_free(self._root)
-            epoch = _newest(self._root) + 1
-            if shelf.put(str(epoch), _this_process()._asdict()):
-                self.epoch = epoch
+                _require_ended(self._root, newest)
+            # The one after the one that was judged: whoever gets it meanwhile is judged in the next round.
+            if shelf.put(str(newest + 1), _this_process()._asdict()):
+                self.epoch = newest + 1
         if shelf.put(str(self.epoch), {}):
             raise StudyError(f"{shelf.folder}: this disk lets two processes create one file; use another")
         return self
@@ -113,7 +114,10 @@ def require_free(root: Path) -> None:
     Raises:
         LockedError: naming who does.
     """
-    epoch = _newest(root)
+    _require_ended(root, _newest(root))
+
+
+def _require_ended(root: Path, epoch: int) -> None:
     if not epoch or _end(epoch) in _shelf(root):
         return
     holder = _holder(root, epoch)

@@ -172,7 +172,7 @@ def _compacted(folder: StudyFolder) -> Manifest:
 def _publish(folder: StudyFolder, manifest: Manifest) -> None:
     """Give the tables their plain names, and remove those that no recent manifest lists."""
     for file in manifest.files:
-        point("compact.publish")
+        point("compact.publish", _plain(folder, file))
         link_atomically(_snapshots(folder) / file.file, _plain(folder, file))
     shelf = _manifests(folder)
     listed: set[str] = set()
@@ -180,7 +180,7 @@ def _publish(folder: StudyFolder, manifest: Manifest) -> None:
         with contextlib.suppress(StudyError, KeyError, TypeError):
             listed |= {file.file for file in parsed_manifest(shelf[str(number)]).files}
     for name in set(file_names(_snapshots(folder))) - listed:
-        point("compact.tidy")
+        point("compact.tidy", _snapshots(folder) / name)
         (_snapshots(folder) / name).unlink(missing_ok=True)
 
 
