@@ -365,14 +365,14 @@ def test_run_order_writes_an_exception_down_and_raises_nothing(run, order, cache
     assert folder.ends == [("search-1", 1, "failed", "RuntimeError: out of luck")]
 
 
-def test_a_result_that_cannot_be_written_is_a_failed_attempt(run, order, cache):
+def test_a_result_that_cannot_be_written_is_the_disks_fault(run, order, cache):
     class Full(Folder):
         def put_final(self, final):
             raise OSError(28, "No space left on device")
 
     folder = Full()
-    assert run_order(order("search", run()), folder, cache, HERE) == "failed"
-    assert folder.ends[0][2:] == ("failed", "OSError: [Errno 28] No space left on device")
+    assert run_order(order("search", run()), folder, cache, HERE) == "storage"
+    assert folder.ends[0][2:4] == ("storage", "OSError: [Errno 28] No space left on device")
 
 
 def test_another_worker_of_a_group_writes_nothing(run, order, cache):

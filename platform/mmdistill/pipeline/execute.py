@@ -46,33 +46,56 @@ def run_order(order: Order, study: StudyFolder, cache: StageCache, runtime: Runt
         LockedError: if another driver has taken the study over from this process.
     """
     torch.set_num_threads(1)
-    writes, attempt, clock = runtime.rank == 0, 0, time.process_time()
+    attempt = _Attempt(order.order_id, study, writes=runtime.rank == 0)
     try:
-        if study.has_final(order.order_id):
-            return "there already"
-        if order.kind == "test" and not study.has_opening(order.order_id):
-            raise StudyError("its look at the test rows is not in the ledger of openings")
-        if writes:
-            attempt = study.begin_attempt(order.order_id)
-        point("order.begun")
-        final = execute(order, cache, runtime)
-        point("order.computed")
-        if writes:
-            study.put_final(final)
-            point("order.recorded")
-            study.end_attempt(order.order_id, attempt, "complete", cpu_s=time.process_time() - clock)
+        return _carry_out(order, study, cache, runtime, attempt)
     except LockedError:
         raise
     except Exception as error:
-        if not writes:
+        if runtime.rank > 0:
             raise  # The others of the group would wait for this worker for ever.
+        return attempt.broken(error)
+
+
+class _Attempt:
+    """One try at an order, noted by the first worker alone."""
+
+    def __init__(self, order_id: str, study: StudyFolder, *, writes: bool) -> None:
+        self._order_id, self._study, self.writes = order_id, study, writes
+        self._number, self._clock = 0, time.process_time()
+
+    def begin(self) -> None:
+        if self.writes:
+            self._number = self._study.begin_attempt(self._order_id)
+
+    def end(self, outcome: str, error: str | None = None) -> None:
+        if self._number:
+            spent = time.process_time() - self._clock
+            self._study.end_attempt(self._order_id, self._number, outcome, error, spent)
+
+    def broken(self, error: Exception) -> str:
+        """Note what went wrong, if the disk lets us, and return the outcome."""
         outcome = "storage" if is_storage_fault(error) else "failed"
-        if attempt:
-            # What cannot be noted now was not the order's fault either.
-            with contextlib.suppress(OSError):
-                spent = time.process_time() - clock
-                study.end_attempt(order.order_id, attempt, outcome, _last_line(error), spent)
+        with contextlib.suppress(OSError):
+            self.end(outcome, _last_line(error))
         return outcome
+
+
+def _carry_out(
+    order: Order, study: StudyFolder, cache: StageCache, runtime: Runtime, attempt: _Attempt
+) -> str:
+    if study.has_final(order.order_id):
+        return "there already"
+    if order.kind == "test" and not study.has_opening(order.order_id):
+        raise StudyError("its look at the test rows is not in the ledger of openings")
+    attempt.begin()
+    point("order.begun")
+    final = execute(order, cache, runtime)
+    point("order.computed")
+    if attempt.writes:
+        study.put_final(final)
+        point("order.recorded")
+        attempt.end("complete")
     return "complete"
 
 
