@@ -355,7 +355,7 @@ def test_the_second_of_two_drivers_leaves_at_once_naming_the_first(file, drive, 
 def test_a_job_runs_a_study_on_its_own_cluster(file, undisturbed, cluster, token, tmp_path):
     root = tmp_path / "chaos"
     ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster["dashboard"]]
-    run = [sys.executable, "-c", f"'{CODE}'", "run", str(file), "--output", str(root), "--address", "auto"]
+    run = [sys.executable, "-c", CODE, "run", str(file), "--output", str(root), "--address", "auto"]
     done = subprocess.run(
         [*ray, "--", *run],
         env={**os.environ, **token},
