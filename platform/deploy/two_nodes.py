@@ -69,7 +69,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--cpus", type=int, default=1, help="of each node")
     parser.add_argument("--port", type=int, default=26379, help="of the head, outside 10002-19999")
-    parser.add_argument("--dashboard-port", type=int, default=28265, help="on loopback, outside 10002-19999")
+    parser.add_argument(
+        "--dashboard-port",
+        type=int,
+        default=28265,
+        help="on loopback, outside 10002-19999; the next ones are the agents'",
+    )
     options = parser.parse_args()
     if options.port in WORKER_PORTS or options.dashboard_port in WORKER_PORTS:
         parser.error("Ray keeps the ports 10002 to 19999 for its workers; give others")

@@ -17,6 +17,7 @@ from mmdistill.cluster.searcher import OrderSearcher
 from mmdistill.cluster.watchdog import FOLDER
 from mmdistill.errors import StudyError
 from mmdistill.pipeline.order import Order
+from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
 
 ORDER = Order(order_id="search-1", kind="search", title="a: search")
@@ -116,7 +117,26 @@ def test_what_goes_wrong_in_the_session_is_kept_for_the_driver(session):
     assert str(searcher.failure) == "the disk is full"
 
 
-def test_an_order_that_hung_too_often_names_its_dump(session):
+def test_an_order_whose_process_died_is_handed_out_again_and_in_the_end_given_up(session):
+    heard = []
+    searcher = OrderSearcher(session, {}, heard.append)
+    for trial in ("t1", "t2", "t3"):
+        assert session.ends == heard == []
+        assert isinstance(searcher.suggest(trial), dict)
+        searcher.on_trial_complete(trial, error=True)
+    assert session.ends == [("search-1", "lost")]
+    assert [(event.order, event.outcome) for event in heard] == [(ORDER, "lost")]
+
+
+def test_an_order_whose_process_died_after_its_result_is_done(session):
+    searcher = OrderSearcher(session, {}, silent)
+    searcher.suggest("t1")
+    session.folder.put_final(Final("search-1", "search"))
+    searcher.on_trial_complete("t1", error=True)
+    assert session.ends == [("search-1", "there already")]
+
+
+def test_an_order_that_hung_names_its_dump(session):
     searcher = OrderSearcher(session, {}, silent)
     searcher.suggest("t1")
     session.folder.begin_attempt("search-1")
@@ -124,7 +144,6 @@ def test_an_order_that_hung_too_often_names_its_dump(session):
     dumps.mkdir()
     (dumps / "search-1.here.1.txt").write_text("Timeout!\n")
     searcher.on_trial_complete("t1", error=True)
-    assert session.ends == [("search-1", "lost")]
     (attempt,) = session.folder.attempts()
     assert attempt.outcome == "hung"
     assert "dumps/search-1.here.1.txt" in attempt.error

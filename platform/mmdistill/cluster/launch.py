@@ -16,8 +16,6 @@ from mmdistill.cluster.watchdog import remove_unused
 from mmdistill.errors import MmdistillError, StudyError
 from mmdistill.studies.session import Session
 
-# How often Tune starts an order again whose process died.
-RELAUNCHES = 2
 INTERRUPTED = 130
 RESUMES = "everything finished is on record, and the same command resumes"
 
@@ -84,7 +82,8 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
             name="orders",
             storage_path=str(scratch / "tune"),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RELAUNCHES),
+            # The searcher hands an order out again whose process died.
+            failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,10 @@ from mmdistill.cluster.progress import Event, Listener
 from mmdistill.cluster.watchdog import note_hung
 from mmdistill.pipeline.order import Order
 from mmdistill.studies.session import Session
+
+# How often an order is started again whose process died. Not left to Tune, which may see the end of one
+# process twice and then gives the trial up at once.
+RELAUNCHES = 2
 
 
 class OrderSearcher(Searcher):  # type: ignore[misc]
@@ -31,6 +36,7 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric="value", mode="max")
         self._session, self._common, self._listen = session, dict(common), listen
         self._live: dict[str, tuple[Order, float]] = {}
+        self._losses: Counter[str] = Counter()
         self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -55,15 +61,24 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the session that an order ended."""
+        """Tell the session that an order ended; one whose process died is handed out again first."""
         order, started = self._live.pop(trial_id)
-        # Tune has started it again before it calls it an error.
         outcome = "lost" if error or not result else str(result.get("outcome", "lost"))
         with self._kept():
             if outcome == "lost":
-                note_hung(self._session.folder, order.order_id)
-            self._session.ended(order, outcome)
-            self._listen(Event(order, outcome, time.perf_counter() - started, len(self._live)))
+                outcome = self._after_a_loss(order)
+            if outcome:
+                self._session.ended(order, outcome)
+                self._listen(Event(order, outcome, time.perf_counter() - started, len(self._live)))
+
+    def _after_a_loss(self, order: Order) -> str:
+        """Return what became of an order whose process died; nothing if it is to run again."""
+        folder = self._session.folder
+        if order.order_id in folder.final_ids():
+            return "there already"
+        note_hung(folder, order.order_id)
+        self._losses[order.order_id] += 1
+        return "lost" if self._losses[order.order_id] > RELAUNCHES else ""
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
