@@ -1,0 +1,134 @@
+"""Entropic transport between clouds of points, with its gradient in closed form.
+
+Axes: L leading axes (lanes; any number), N and M points of the two clouds, A coordinates.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdistill.transport.sinkhorn import Plan, solve
+
+# Stands for the median cost of a cloud whose points coincide, so that eps stays above 0.
+LEAST_SCALE = 1e-6
+
+
+class Transported(NamedTuple):
+    """The value with its gradient, the plan between the clouds, and how the problems were solved.
+
+    Attributes:
+        converged_L: the share of the problems of each lane that reached the tolerance.
+        iterations: of the slowest problem of all.
+    """
+
+    value_L: Tensor
+    plan: Plan
+    converged_L: Tensor
+    iterations: int
+
+
+def half_squared_distances(X_LNA: Tensor, Y_LMA: Tensor) -> Tensor:
+    """Return 1/2 ||x - y||^2 between all pairs."""
+    # Costs do not depend on the origin; near the points little is lost to cancellation.
+    origin_L1A = X_LNA.detach().mean(dim=-2, keepdim=True)
+    X_LNA, Y_LMA = X_LNA - origin_L1A, Y_LMA - origin_L1A
+    squares_LNM = X_LNA.square().sum(dim=-1)[..., :, None] + Y_LMA.square().sum(dim=-1)[..., None, :]
+    return (0.5 * squares_LNM - X_LNA @ Y_LMA.mT).clamp_min_(0.0)
+
+
+def median_cost(costs_LNN: Tensor) -> Tensor:
+    """Return the median cost between two different points of a cloud; at least 1e-6, and 1 for one point."""
+    points = costs_LNN.shape[-1]
+    if points == 1:
+        return torch.ones_like(costs_LNN[..., 0, 0])
+    first, second = torch.triu_indices(points, points, offset=1, device=costs_LNN.device)
+    pairs_LR = costs_LNN.flatten(-2).index_select(-1, points * first + second)
+    if pairs_LR.device.type == "cpu":
+        # The same lower median, several times faster.
+        middle = (pairs_LR.shape[-1] - 1) // 2
+        median_L = torch.from_numpy(np.partition(pairs_LR.numpy(), middle, axis=-1)[..., middle])
+    else:
+        median_L = pairs_LR.median(dim=-1).values
+    return median_L.nan_to_num(nan=1.0).clamp_min(LEAST_SCALE)
+
+
+def transport_clouds(
+    X_LNA: Tensor,
+    Y_LMA: Tensor,
+    *,
+    eps_L: Tensor,
+    own_costs_LNN: Tensor | None = None,
+    debias: bool = True,
+    tolerance: float = 1e-4,
+    iterations: int = 1000,
+) -> Transported:
+    """Return OT(X, Y) - 1/2 OT(X, X) - 1/2 OT(Y, Y), the last two only if debiased (Feydy et al., 2019).
+
+    OT = min <P, C> + eps KL(P || a x b) with C = 1/2 ||x - y||^2 and equal masses. The gradient is that of the
+    optimal value: with P the plan, x_i moves along sum_j P_ij (x_i - y_j). One leading axis at least; a lane
+    that is not finite is NaN and disturbs no other.
+
+    Args:
+        X_LNA: points.
+        Y_LMA: points, as many as in X if debiased.
+        eps_L: regularisation of each lane, > 0, in units of the cost; infinity compares the means.
+        own_costs_LNN: :func:`half_squared_distances` of X to itself, where the caller has them already.
+        debias: whether to subtract the self-transports, so that the least value is 0, at X = Y.
+        tolerance: marginal error at which a problem is solved.
+        iterations: most iterations of any problem.
+
+    Raises:
+        NumericsError: if ``eps_L`` is not above 0.
+    """
+    x_LNA, y_LMA = X_LNA.detach(), Y_LMA.detach()
+    bounds: dict[str, Any] = {"tolerance": tolerance, "iterations": iterations}
+    between = solve(half_squared_distances(x_LNA, y_LMA), eps=eps_L, **bounds)
+    value_L, converged_L, used = (
+        _value(between, eps_L),
+        between.converged_L.to(eps_L.dtype),
+        between.iterations,
+    )
+    X_plan, Y_plan = None, None
+    if debias:
+        own_costs_LNN = half_squared_distances(x_LNA, x_LNA) if own_costs_LNN is None else own_costs_LNN
+        # Both clouds in one call, but not with the problem between them: theirs is the faster solver.
+        costs = torch.cat([own_costs_LNN, half_squared_distances(y_LMA, y_LMA)])
+        eps = torch.cat([eps_L, eps_L])
+        within = solve(costs, eps=eps, symmetric=True, **bounds)
+        X_plan, Y_plan = within.plan_LNM.chunk(2)
+        value_L = value_L - 0.5 * sum(_value(within, eps).chunk(2))
+        converged_L = (converged_L + sum(within.converged_L.to(eps_L.dtype).chunk(2))) / 3
+        used = max(used, within.iterations)
+    if X_LNA.requires_grad:
+        value_L = _WithGradient.apply(value_L, X_LNA, _pull(x_LNA, y_LMA, between.plan_LNM, X_plan))
+    if Y_LMA.requires_grad:
+        value_L = _WithGradient.apply(value_L, Y_LMA, _pull(y_LMA, x_LNA, between.plan_LNM.mT, Y_plan))
+    return Transported(value_L, between, converged_L, used)
+
+
+def _value(plan: Plan, eps_L: Tensor) -> Tensor:
+    return plan.cost_L + torch.where(torch.isinf(eps_L), 0.0, eps_L) * plan.kl_L
+
+
+def _pull(x_LNA: Tensor, y_LMA: Tensor, plan_LNM: Tensor, own_LNN: Tensor | None) -> Tensor:
+    """Return the gradient of the value with respect to x; a self-plan is symmetric."""
+    gradient_LNA = plan_LNM.sum(dim=-1)[..., None] * x_LNA - plan_LNM @ y_LMA
+    if own_LNN is None:
+        return gradient_LNA
+    return gradient_LNA - (own_LNN.sum(dim=-1)[..., None] * x_LNA - own_LNN @ x_LNA)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradient with respect to some points is known."""
+
+    @staticmethod
+    def forward(ctx: Any, value_L: Tensor, points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient_LNA)
+        return value_L.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream_L: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient_LNA,) = ctx.saved_tensors
+        return upstream_L, upstream_L[..., None, None] * gradient_LNA, None
