@@ -66,9 +66,9 @@ def transport_clouds(
 ) -> Transported:
     """Return OT(X, Y) - 1/2 OT(X, X) - 1/2 OT(Y, Y), the last two only if debiased (Feydy et al., 2019).
 
-    OT = min <P, C> + eps KL(P || a x b) with C = 1/2 ||x - y||^2 and equal masses. The gradient is that of the
-    optimal value: with P the plan, x_i moves along sum_j P_ij (x_i - y_j). One leading axis at least; a lane
-    that is not finite is NaN and disturbs no other.
+    OT = min <P, C> + eps KL(P || a x b) with C = 1/2 ||x - y||^2 and equal masses. The gradient is that
+    of the optimal value: sum_j P_ij (x_i - y_j) with respect to x_i. One leading axis at least; a lane that
+    is not finite is NaN and disturbs no other.
 
     Args:
         X_LNA: points.
@@ -102,9 +102,9 @@ def transport_clouds(
         converged_L = (converged_L + sum(within.converged_L.to(eps_L.dtype).chunk(2))) / 3
         used = max(used, within.iterations)
     if X_LNA.requires_grad:
-        value_L = _WithGradient.apply(value_L, X_LNA, _pull(x_LNA, y_LMA, between.plan_LNM, X_plan))
+        value_L = _with_gradient(value_L, X_LNA, _pull(x_LNA, y_LMA, between.plan_LNM, X_plan))
     if Y_LMA.requires_grad:
-        value_L = _WithGradient.apply(value_L, Y_LMA, _pull(y_LMA, x_LNA, between.plan_LNM.mT, Y_plan))
+        value_L = _with_gradient(value_L, Y_LMA, _pull(y_LMA, x_LNA, between.plan_LNM.mT, Y_plan))
     return Transported(value_L, between, converged_L, used)
 
 
@@ -120,11 +120,15 @@ def _pull(x_LNA: Tensor, y_LMA: Tensor, plan_LNM: Tensor, own_LNN: Tensor | None
     return gradient_LNA - (own_LNN.sum(dim=-1)[..., None] * x_LNA - own_LNN @ x_LNA)
 
 
-class _WithGradient(torch.autograd.Function):
-    """A value whose gradient with respect to some points is known."""
+def _with_gradient(value_L: Tensor, points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
+    """Return the value with its known gradient with respect to the points."""
+    result: Tensor = _WithGradient.apply(value_L, points_LNA, gradient_LNA)  # type: ignore[no-untyped-call]
+    return result
 
+
+class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value_L: Tensor, points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
+    def forward(ctx: Any, value_L: Tensor, _points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
         ctx.save_for_backward(gradient_LNA)
         return value_L.clone()
 

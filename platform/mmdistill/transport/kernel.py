@@ -1,4 +1,4 @@
-"""Compiled Sinkhorn iterations for one CPU core, one problem after the other.
+"""The compiled solver: Sinkhorn iterations on one CPU core, one problem after the other.
 
 A plan is P = row * kernel * column. An iteration reads the kernel once: the product of a row with the column
 scalings gives the new row scaling, which at once adds to the column sums (and the error of the old pair is
@@ -7,20 +7,23 @@ range of the number format (Schmitzer, 2019), and problems that turn out slow ar
 the dual, whose linear systems conjugate gradients solve with one more reading of the kernel each (Brauer,
 Clason, Lorenz and Wirth, 2017): slow Sinkhorn means a few slow directions, which these find first.
 
-Importing this module imports numba; what it compiles is kept on disk for the next process.
+Importing this module imports numba. What it compiles is kept for the next process, in the folder of the
+environment variable NUMBA_CACHE_DIR, beside this file, or in the user's cache, whichever can be written to;
+it is compiled anew when this file changes, so all that is compiled is in here.
 
 Axes: P problems, N rows, M columns.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from mmdistill.transport.compiled import Array, Number, Problem
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # A kernel is this many times smoother at most than the one before, and made sharper after so many iterations
@@ -32,54 +35,14 @@ PATIENCE, SLOW = 4, 0.7
 GRADIENTS, LOOSEST, TIGHTEST, LONGEST = 100, 0.3, 0.03, 8.0
 
 
-class Number(NamedTuple):
-    """What depends on the number format.
-
-    Attributes:
-        drop_below: logarithm of a kernel entry below which it is 0, before products become subnormal.
-        absorb_beyond: a scaling (without its mass) beyond which it moves into the kernel, before a dropped
-            entry could carry mass.
-        bias, shift: 2^n has the bits (n + bias) << shift.
-    """
-
-    drop_below: float
-    absorb_beyond: float
-    bias: int
-    shift: int
-
-
-NUMBERS = {4: Number(-60.0, math.exp(20.0), 127, 23), 8: Number(-600.0, math.exp(200.0), 1023, 52)}
-
-
-class Problem(NamedTuple):
-    """Space for one problem, used again for the next."""
-
-    gap_NM: Array
-    kernel_NM: Array
-    # Powers of 2 and their bits: the same memory.
-    powers_M: Array
-    bits_M: Array
-    row_N: Array
-    new_N: Array
-    # From here on: of the Newton step, but for `sums_M`.
-    weight_N: Array
-    column_M: Array
-    sums_M: Array
-    step_M: Array
-    rest_M: Array
-    direction_M: Array
-    scaled_M: Array
-    image_M: Array
-
-
 def _compiled(function: Function) -> Function:
     # Sums may be reordered, which is what lets them use vector units; NaN and infinity keep their meaning.
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
     try:
-        return cast("Function", numba.njit(cache=True, **options)(function))
+        return cast("Function", compiler(cache=True)(function))
     except RuntimeError:
-        # No folder can be written to: every process compiles for itself.
-        return cast("Function", numba.njit(**options)(function))
+        # There is no folder to keep it in, so every process compiles for itself.
+        return cast("Function", compiler()(function))
 
 
 @_compiled
@@ -87,7 +50,8 @@ def _exponentiate(problem: Problem, eps: float, number: Number) -> None:
     """Set the kernel to exp(-gap / eps), without its negligible entries; spelt out, so that it is fast."""
     gap_NM, kernel_NM, powers_M, bits_M = problem.gap_NM, problem.kernel_NM, problem.powers_M, problem.bits_M
     real, integer = gap_NM.dtype.type, bits_M.dtype.type
-    rate, least = real(-1.0 / eps), real(number.drop_below)
+    # Bounded, for 0 times infinity is not 0.
+    rate, least = real(max(-1.0 / eps, -1e37)), real(number.drop_below)
     log2_e, ln2_high, ln2_low = real(1.4426950408889634), real(0.693145751953125), real(1.4286068203094172e-6)
     half, one, zero = real(0.5), real(1.0), real(0.0)
     c2, c3, c4, c5 = real(1 / 2), real(1 / 6), real(1 / 24), real(1 / 120)
@@ -107,6 +71,11 @@ def _exponentiate(problem: Problem, eps: float, number: Number) -> None:
 
 
 @_compiled
+def _scaled(weight: float, total: float, invert: bool) -> float:
+    return weight / total if invert else weight * total
+
+
+@_compiled
 def _sweep(problem: Problem, column_M: Array, weight_N: Array, sums_M: Array, invert: bool) -> float:
     """Read the kernel once: new rows are weight / (kernel column), or weight * (kernel column), in ``new_N``.
 
@@ -116,8 +85,7 @@ def _sweep(problem: Problem, column_M: Array, weight_N: Array, sums_M: Array, in
     rows, columns = kernel_NM.shape
     zero = kernel_NM.dtype.type(0)
     error = 0.0
-    for j in range(columns):
-        sums_M[j] = zero
+    sums_M[:] = zero
     whole = rows - rows % 4
     for i in range(0, whole, 4):
         s0 = s1 = s2 = s3 = zero
@@ -128,7 +96,7 @@ def _sweep(problem: Problem, column_M: Array, weight_N: Array, sums_M: Array, in
             s3 += kernel_NM[i + 3, j] * column_M[j]
         for k, s in enumerate((s0, s1, s2, s3)):
             error += (row_N[i + k] * s - weight_N[i + k]) ** 2
-            new_N[i + k] = weight_N[i + k] / s if invert else weight_N[i + k] * s
+            new_N[i + k] = _scaled(weight_N[i + k], s, invert)
         r0, r1, r2, r3 = new_N[i], new_N[i + 1], new_N[i + 2], new_N[i + 3]
         for j in range(columns):
             first = r0 * kernel_NM[i, j] + r1 * kernel_NM[i + 1, j]
@@ -138,10 +106,10 @@ def _sweep(problem: Problem, column_M: Array, weight_N: Array, sums_M: Array, in
         for j in range(columns):
             s += kernel_NM[i, j] * column_M[j]
         error += (row_N[i] * s - weight_N[i]) ** 2
-        new_N[i] = weight_N[i] / s if invert else weight_N[i] * s
+        new_N[i] = _scaled(weight_N[i], s, invert)
         for j in range(columns):
             sums_M[j] += new_N[i] * kernel_NM[i, j]
-    return error
+    return float(error)
 
 
 @_compiled
@@ -166,7 +134,7 @@ def _centre(costs_NM: Array, gap_NM: Array, least_M: Array) -> float:
         for j in range(columns):
             gap_NM[i, j] -= least_M[j]
             part += gap_NM[i, j]
-        total += part
+        total += float(part)
     return total / (rows * columns)
 
 
@@ -211,50 +179,61 @@ def _length(vector_N: Array) -> float:
 
 
 @_compiled
-def _newton(problem: Problem, a_N: Array, b_M: Array, most: int, precision: float, longest: float) -> int:
-    """Move the column scalings by a Newton step on the dual whose rows are exact; return the iterations.
+def _bend(problem: Problem) -> float:
+    """Apply the second derivative of the dual to the direction; return their product."""
+    direction_M, image_M, scaled_M = problem.direction_M, problem.image_M, problem.scaled_M
+    for j in range(len(direction_M)):
+        scaled_M[j] = problem.column_M[j] * direction_M[j]
+    _sweep(problem, scaled_M, problem.weight_N, image_M, False)
+    bend = 0.0
+    for j in range(len(direction_M)):
+        image_M[j] = problem.sums_M[j] * direction_M[j] - problem.column_M[j] * image_M[j]
+        bend += direction_M[j] * image_M[j]
+    return bend
+
+
+@_compiled
+def _newton(problem: Problem, a_N: Array, b_M: Array, most: int, precision: float) -> int:
+    """Set the step of the column scalings' logarithms where the rows are exact; return the iterations.
 
     The step y solves (diag(c) - P' diag(1/a) P) y = b - c with c the column sums of the plan P, by conjugate
-    gradients preconditioned with c; it is shortened to ``longest``.
+    gradients preconditioned with c.
     """
-    column_M, sums_M, step_M, rest_M = problem.column_M, problem.sums_M, problem.step_M, problem.rest_M
-    direction_M, scaled_M, image_M = problem.direction_M, problem.scaled_M, problem.image_M
+    sums_M, step_M, rest_M, direction_M = problem.sums_M, problem.step_M, problem.rest_M, problem.direction_M
     for i in range(len(a_N)):
         problem.weight_N[i] = problem.row_N[i] * (problem.row_N[i] / a_N[i])
     size = 0.0
     for j in range(len(b_M)):
-        sums_M[j] *= column_M[j]
+        sums_M[j] *= problem.column_M[j]
         step_M[j] = 0
         rest_M[j] = b_M[j] - sums_M[j]
         direction_M[j] = rest_M[j] / sums_M[j]
         size += rest_M[j] * direction_M[j]
     enough, used = size * precision**2, 0
     while used < most and size > enough:
-        for j in range(len(b_M)):
-            scaled_M[j] = column_M[j] * direction_M[j]
-        _sweep(problem, scaled_M, problem.weight_N, image_M, False)
+        bend = _bend(problem)
         used += 1
-        bend = 0.0
-        for j in range(len(b_M)):
-            image_M[j] = sums_M[j] * direction_M[j] - column_M[j] * image_M[j]
-            bend += direction_M[j] * image_M[j]
         if not bend > 0:
             break
         length, before, size = step_M.dtype.type(size / bend), size, 0.0
         for j in range(len(b_M)):
             step_M[j] += length * direction_M[j]
-            rest_M[j] -= length * image_M[j]
+            rest_M[j] -= length * problem.image_M[j]
             size += rest_M[j] ** 2 / sums_M[j]
         turn = step_M.dtype.type(size / before)
         for j in range(len(b_M)):
             direction_M[j] = rest_M[j] / sums_M[j] + turn * direction_M[j]
-    largest = longest
-    for j in range(len(b_M)):
-        largest = max(largest, abs(step_M[j]))
-    share = longest / largest
-    for j in range(len(b_M)):
-        column_M[j] *= np.exp(share * step_M[j])
     return used
+
+
+@_compiled
+def _move(column_M: Array, step_M: Array, longest: float) -> None:
+    """Make a step that is ``longest`` at most."""
+    largest = longest
+    for j in range(len(step_M)):
+        largest = max(largest, abs(step_M[j]))
+    for j in range(len(step_M)):
+        column_M[j] *= np.exp(step_M[j] * (longest / largest))
 
 
 @_compiled
@@ -292,7 +271,8 @@ def _solve(
         if slow and used + 1 < iterations:
             longest = max(longest / 4, 0.5) if error > before else min(2 * longest, LONGEST)
             precision = min(LOOSEST, max(TIGHTEST, tolerance / error))
-            used += _newton(problem, a_N, b_M, min(GRADIENTS, iterations - used - 1), precision, longest)
+            used += _newton(problem, a_N, b_M, min(GRADIENTS, iterations - used - 1), precision)
+            _move(column_M, problem.step_M, longest)
             exact, since, before = False, 0, error
         else:
             for j in range(len(b_M)):
@@ -382,7 +362,7 @@ def _finish(
 
 
 @_compiled
-def _solve_all(
+def solve_all(
     costs_PNM: Array,
     eps_P: Array,
     a_PN: Array,
@@ -404,35 +384,3 @@ def _solve_all(
             used, error = _solve(costs_NM, eps, a_N, b_M, tolerance, iterations, problem, number)
         facts_P4[p, 0], facts_P4[p, 1] = _finish(costs_NM, eps, a_N, b_M, problem, plan_PNM[p])
         facts_P4[p, 2], facts_P4[p, 3] = error, used
-
-
-def solve_all(
-    costs_PNM: Array,
-    eps_P: Array,
-    a_PN: Array,
-    b_PM: Array,
-    *,
-    tolerance: float,
-    iterations: int,
-    symmetric: bool,
-) -> tuple[Array, Array]:
-    """Return plan_PNM and facts_P4 in double precision: <P, C>, KL(P || a x b), error, iterations.
-
-    Everything is of one type, float32 or float64, contiguous and finite; eps and masses are above 0.
-    """
-    real = costs_PNM.dtype
-    _, rows, columns = costs_PNM.shape
-    plan_PNM, facts_P4 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 4))
-    powers_M = np.empty(columns, real)
-    problem = Problem(
-        *np.empty((2, rows, columns), real),
-        powers_M,
-        powers_M.view(np.int32 if real.itemsize == 4 else np.int64),
-        *np.empty((3, rows), real),
-        *np.empty((7, columns), real),
-    )
-    number = NUMBERS[real.itemsize]
-    _solve_all(
-        costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric, problem, number, plan_PNM, facts_P4
-    )
-    return plan_PNM, facts_P4

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmdistill.errors import NumericsError
-from mmdistill.transport import scaling
+from mmdistill.transport import compiled, scaling
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Plan:
         converged_L: whether the marginal error fell to the tolerance.
         error_L: Euclidean norm of (row sums of P) - a, as POT measures it; without ``symmetric`` the
             column sums are exact up to rounding.
-        iterations: iterations of the problem that took longest; one is a pass over rows and columns.
+        iterations: iterations of the problem that took longest; one is a pass over rows and columns, be it of
+            a scaling or inside a Newton step.
     """
 
     plan_LNM: Tensor
@@ -177,15 +178,12 @@ def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answe
 
 def _solve_open(problems: _Problems, options: _Options) -> _Answers:
     """Solve finite problems by the means of their device."""
-    return (_compiled if problems.costs_PNM.device.type == "cpu" else _with_torch)(problems, options)
+    return (_with_kernel if problems.costs_PNM.device.type == "cpu" else _with_torch)(problems, options)
 
 
-def _compiled(problems: _Problems, options: _Options) -> _Answers:
-    # Not before it is needed: numba takes a third of a second to import.
-    from mmdistill.transport.kernel import solve_all
-
+def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = (x.contiguous().numpy() for x in problems)
-    plan_PNM, facts_P4 = solve_all(
+    plan_PNM, facts_P4 = compiled.solve_all(
         costs_PNM,
         eps_P,
         a_P1N[:, 0],
@@ -219,19 +217,20 @@ def _solve_each(
     """Solve problems of different sizes one by one, each as if it came without its masked points."""
     lead, (rows, columns) = cost_LNM.shape[:-2], cost_LNM.shape[-2:]
     costs_PNM, eps_P = _problems(cost_LNM, eps)
-    given = [
-        [None] * len(costs_PNM) if w is None else w.broadcast_to((*lead, size)).reshape(-1, size)
+    a_PN, b_PM = (
+        torch.ones((), device=costs_PNM.device).expand(len(costs_PNM), size)
+        if w is None
+        else w.broadcast_to((*lead, size)).reshape(-1, size)
         for w, size in zip(weights, (rows, columns), strict=True)
-    ]
+    )
     plan_PNM, solved = torch.zeros_like(costs_PNM), []
     for p, (row, column) in enumerate(zip(*masks, strict=True)):
         kept = torch.meshgrid(row.nonzero()[:, 0], column.nonzero()[:, 0], indexing="ij")
-        a_N, b_M = (w[p] if w[p] is None else w[p][m] for w, m in zip(given, (row, column), strict=True))
         one = solve(
             costs_PNM[p][kept][(None,) * (len(lead) > 0)],
             eps=eps_P[p],
-            row_weights=a_N,
-            column_weights=b_M,
+            row_weights=a_PN[p][row],
+            column_weights=b_PM[p][column],
             **options._asdict(),
         )
         plan_PNM[p][kept] = one.plan_LNM.reshape(kept[0].shape)
