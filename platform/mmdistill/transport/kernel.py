@@ -135,7 +135,8 @@ def _centre(costs_NM: Array, gap_NM: Array, least_M: Array) -> float:
             gap_NM[i, j] -= least_M[j]
             part += gap_NM[i, j]
         total += float(part)
-    return total / (rows * columns)
+    mean: float = total / (rows * columns)
+    return mean
 
 
 @_compiled
