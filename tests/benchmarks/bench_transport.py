@@ -1,8 +1,9 @@
 """The transport solver against POT's, and what transport adds to a training step.
 
 Loss and gradient to features, cosine costs between a teacher and a student, marginal error 1e-6, both in
-single precision but for POT's solvers of arrays: medians of CPU milliseconds, one thread. The training step is that of `mt_pkdot`
-of the default study, 16 lanes over the searched ranges, against the same step without its transport term.
+single precision but for POT's solvers of arrays: medians of CPU milliseconds, one thread. The training step
+is that of `mt_pkdot` of the default study, 16 lanes over the searched ranges, against the same step without
+its transport term.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_transport.py [--json FILE]
 """

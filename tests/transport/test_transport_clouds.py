@@ -36,7 +36,7 @@ def through_pot(X, Y, eps, debias):
 @pytest.mark.parametrize("debias", [False, True])
 def test_value_and_both_gradients_are_those_of_autograd_through_pot(debias):
     X, Y = clouds()
-    found = transport_clouds(X, Y, eps_L=EPS, debias=debias, **EXACT)
+    found = transport_clouds(X, Y, eps=EPS, debias=debias, **EXACT)
     ours = torch.autograd.grad(found.value_L.sum(), (X, Y))
     slow = torch.stack([through_pot(X[k], Y[k], float(EPS[k]), debias) for k in range(2)])
     theirs = torch.autograd.grad(slow.sum(), (X, Y))
@@ -47,13 +47,13 @@ def test_value_and_both_gradients_are_those_of_autograd_through_pot(debias):
 def test_gradient_agrees_with_finite_differences():
     X, Y = clouds(5, 5)
     assert torch.autograd.gradcheck(
-        lambda x, y: transport_clouds(x, y, eps_L=EPS, **EXACT).value_L, (X, Y), atol=1e-6
+        lambda x, y: transport_clouds(x, y, eps=EPS, **EXACT).value_L, (X, Y), atol=1e-6
     )
 
 
 def test_clouds_may_differ_in_size_and_lanes_weigh_their_own_gradient():
     X, Y = clouds(6, 9)
-    found = transport_clouds(X, Y, eps_L=EPS, debias=False, **EXACT)
+    found = transport_clouds(X, Y, eps=EPS, debias=False, **EXACT)
     cost = half_squared_distances(X, Y)
     value, plan = transport_value(cost, eps=EPS, **EXACT)
     torch.testing.assert_close(found.value_L, value)
@@ -67,7 +67,7 @@ def test_clouds_may_differ_in_size_and_lanes_weigh_their_own_gradient():
 
 def test_infinite_eps_compares_means():
     X, Y = clouds()
-    found = transport_clouds(X, Y, eps_L=torch.full((2,), math.inf, dtype=torch.float64))
+    found = transport_clouds(X, Y, eps=torch.full((2,), math.inf, dtype=torch.float64))
     gap = X.mean(1) - Y.mean(1)
     torch.testing.assert_close(found.value_L, 0.5 * gap.square().sum(1))
     (gradient,) = torch.autograd.grad(found.value_L.sum(), X)
@@ -76,8 +76,8 @@ def test_infinite_eps_compares_means():
 
 def test_a_lane_that_is_not_finite_disturbs_no_other():
     X, Y = clouds(dtype=torch.float32)
-    clean = transport_clouds(X, Y, eps_L=EPS.float())
-    broken = transport_clouds(X, torch.stack([Y[0], Y[1] * math.nan]), eps_L=EPS.float())
+    clean = transport_clouds(X, Y, eps=EPS.float())
+    broken = transport_clouds(X, torch.stack([Y[0], Y[1] * math.nan]), eps=EPS.float())
     assert broken.value_L[1].isnan()
     assert torch.equal(broken.value_L[0], clean.value_L[0])
     assert broken.converged_L.tolist() == [1.0, pytest.approx(1 / 3)]
@@ -86,7 +86,7 @@ def test_a_lane_that_is_not_finite_disturbs_no_other():
 def test_a_regularisation_that_is_not_positive_is_refused():
     X, Y = clouds()
     with pytest.raises(NumericsError, match="`eps` must be > 0, but is -1"):
-        transport_clouds(X, Y, eps_L=torch.tensor([0.1, -1.0]))
+        transport_clouds(X, Y, eps=torch.tensor([0.1, -1.0]))
 
 
 @pytest.mark.parametrize("points", [1, 2, 5, 8])
@@ -97,3 +97,10 @@ def test_median_cost_is_the_lower_median_over_pairs(points):
     expected = pairs[(len(pairs) - 1) // 2] if pairs else 1.0
     assert float(median_cost(cost)[0]) == pytest.approx(expected)
     assert (median_cost(torch.zeros(2, 4, 4)) == 1e-6).all()
+
+
+def test_relative_eps_counts_in_median_costs_of_the_first_cloud():
+    X, Y = clouds()
+    relative = transport_clouds(X, Y, eps=EPS, relative=True).value_L
+    absolute = transport_clouds(X, Y, eps=EPS * median_cost(half_squared_distances(X, X).detach())).value_L
+    assert torch.equal(relative, absolute)

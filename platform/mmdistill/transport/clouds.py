@@ -30,12 +30,13 @@ class Transported(NamedTuple):
 
 
 def half_squared_distances(X_LNA: Tensor, Y_LMA: Tensor) -> Tensor:
-    """Return 1/2 ||x - y||^2 between all pairs."""
+    """Return 1/2 ||x - y||^2 between all pairs; one leading axis."""
     # Costs do not depend on the origin; near the points little is lost to cancellation.
-    origin_L1A = X_LNA.detach().mean(dim=-2, keepdim=True)
+    origin_L1A = X_LNA.mean(dim=-2, keepdim=True)
     X_LNA, Y_LMA = X_LNA - origin_L1A, Y_LMA - origin_L1A
-    squares_LNM = X_LNA.square().sum(dim=-1)[..., :, None] + Y_LMA.square().sum(dim=-1)[..., None, :]
-    return (0.5 * squares_LNM - X_LNA @ Y_LMA.mT).clamp_min_(0.0)
+    halves_LN1, halves_L1M = 0.5 * X_LNA.square().sum(-1)[:, :, None], 0.5 * Y_LMA.square().sum(-1)[:, None]
+    # In place, because memory for one more matrix costs as much as filling it.
+    return torch.baddbmm(halves_L1M, X_LNA, Y_LMA.mT, alpha=-1).add_(halves_LN1).clamp_min_(0.0)
 
 
 def median_cost(costs_LNN: Tensor) -> Tensor:
@@ -58,8 +59,8 @@ def transport_clouds(
     X_LNA: Tensor,
     Y_LMA: Tensor,
     *,
-    eps_L: Tensor,
-    own_costs_LNN: Tensor | None = None,
+    eps: Tensor,
+    relative: bool = False,
     debias: bool = True,
     tolerance: float = 1e-4,
     iterations: int = 1000,
@@ -67,23 +68,27 @@ def transport_clouds(
     """Return OT(X, Y) - 1/2 OT(X, X) - 1/2 OT(Y, Y), the last two only if debiased (Feydy et al., 2019).
 
     OT = min <P, C> + eps KL(P || a x b) with C = 1/2 ||x - y||^2 and equal masses. The gradient is that
-    of the optimal value: sum_j P_ij (x_i - y_j) with respect to x_i. One leading axis at least; a lane that
-    is not finite is NaN and disturbs no other.
+    of the optimal value: sum_j P_ij (x_i - y_j) with respect to x_i. One leading axis; a lane that is not
+    finite is NaN and disturbs no other.
 
     Args:
         X_LNA: points.
         Y_LMA: points, as many as in X if debiased.
-        eps_L: regularisation of each lane, > 0, in units of the cost; infinity compares the means.
-        own_costs_LNN: :func:`half_squared_distances` of X to itself, where the caller has them already.
+        eps: regularisation of each lane, > 0, in units of the cost; infinity compares the means.
+        relative: whether ``eps`` is in units of :func:`median_cost` of X instead.
         debias: whether to subtract the self-transports, so that the least value is 0, at X = Y.
         tolerance: marginal error at which a problem is solved.
         iterations: most iterations of any problem.
 
     Raises:
-        NumericsError: if ``eps_L`` is not above 0.
+        NumericsError: if the regularisation is not above 0.
     """
     x_LNA, y_LMA = X_LNA.detach(), Y_LMA.detach()
     bounds: dict[str, Any] = {"tolerance": tolerance, "iterations": iterations}
+    # Both clouds in one call, but not with the problem between them: theirs is the faster solver.
+    owns = torch.cat([x_LNA, y_LMA]) if debias else x_LNA
+    own_costs = half_squared_distances(owns, owns)
+    eps_L = eps * median_cost(own_costs[: len(x_LNA)]) if relative else eps
     between = solve(half_squared_distances(x_LNA, y_LMA), eps=eps_L, **bounds)
     value_L, converged_L, used = (
         _value(between, eps_L),
@@ -92,14 +97,11 @@ def transport_clouds(
     )
     X_plan, Y_plan = None, None
     if debias:
-        own_costs_LNN = half_squared_distances(x_LNA, x_LNA) if own_costs_LNN is None else own_costs_LNN
-        # Both clouds in one call, but not with the problem between them: theirs is the faster solver.
-        costs = torch.cat([own_costs_LNN, half_squared_distances(y_LMA, y_LMA)])
-        eps = torch.cat([eps_L, eps_L])
-        within = solve(costs, eps=eps, symmetric=True, **bounds)
+        eps_2L = torch.cat([eps_L, eps_L])
+        within = solve(own_costs, eps=eps_2L, symmetric=True, **bounds)
         X_plan, Y_plan = within.plan_LNM.chunk(2)
-        value_L = value_L - 0.5 * sum(_value(within, eps).chunk(2))
-        converged_L = (converged_L + sum(within.converged_L.to(eps_L.dtype).chunk(2))) / 3
+        value_L = value_L - 0.5 * _value(within, eps_2L).reshape(2, -1).sum(dim=0)
+        converged_L = (converged_L + within.converged_L.to(eps_L.dtype).reshape(2, -1).sum(dim=0)) / 3
         used = max(used, within.iterations)
     if X_LNA.requires_grad:
         value_L = _with_gradient(value_L, X_LNA, _pull(x_LNA, y_LMA, between.plan_LNM, X_plan))
@@ -114,10 +116,11 @@ def _value(plan: Plan, eps_L: Tensor) -> Tensor:
 
 def _pull(x_LNA: Tensor, y_LMA: Tensor, plan_LNM: Tensor, own_LNN: Tensor | None) -> Tensor:
     """Return the gradient of the value with respect to x; a self-plan is symmetric."""
-    gradient_LNA = plan_LNM.sum(dim=-1)[..., None] * x_LNA - plan_LNM @ y_LMA
-    if own_LNN is None:
-        return gradient_LNA
-    return gradient_LNA - (own_LNN.sum(dim=-1)[..., None] * x_LNA - own_LNN @ x_LNA)
+    mass_LN = plan_LNM.sum(dim=-1)
+    if own_LNN is not None:
+        mass_LN -= own_LNN.sum(dim=-1)
+    gradient_LNA = (mass_LN[..., None] * x_LNA).baddbmm_(plan_LNM, y_LMA, alpha=-1)
+    return gradient_LNA if own_LNN is None else gradient_LNA.baddbmm_(own_LNN, x_LNA)
 
 
 def _with_gradient(value_L: Tensor, points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
