@@ -175,7 +175,7 @@ def step_times(root: Path, lanes: int) -> dict[str, float]:
     from mmdistill.training.runtime import LocalRuntime
 
     arms = {arm.name: arm for arm in open_study(QUICKSTART).arms}
-    runtime, found = LocalRuntime(), {}
+    runtime, cohorts = LocalRuntime(), {}
     for name in ("hinton", "mt_pkdot without transport", "mt_pkdot", "pkdot"):
         arm = arms[name.split()[0]]
         space = {path: d for path, d in arm.space.items() if isinstance(d, Range)}
@@ -190,14 +190,16 @@ def step_times(root: Path, lanes: int) -> dict[str, float]:
             ]
         fold = opened(run.data, 0, False, "cpu")
         outputs = Bench("bench", StageCache(root), fold, runtime).outputs([Piece(arm.run, "pair")])
-        steps = EPOCHS * (len(fold.train) // run.batch_size)
-        times = []
-        for _ in range(REPEATS):
+        cohorts[name] = (runs, (outputs or []) * lanes, fold)
+    times: dict[str, list[float]] = {name: [] for name in cohorts}
+    # In turns, so that a busy machine is busy for all of them.
+    for _ in range(REPEATS):
+        for name, cohort in cohorts.items():
             start = time.process_time()
-            train_students(runs, (outputs or []) * lanes, fold, runtime)
-            times.append(time.process_time() - start)
-        found[name] = 1e3 * statistics.median(times) / steps / lanes
-    return found
+            train_students(*cohort, runtime)
+            times[name].append(time.process_time() - start)
+    steps = EPOCHS * (len(fold.train) // run.batch_size)
+    return {name: 1e3 * statistics.median(each) / steps / lanes for name, each in times.items()}
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdistill.transport.sinkhorn import Plan, solve
+from mmdistill.transport.sinkhorn import Plan, solve, with_gradient
 
 # Stands for the median cost of a cloud whose points coincide, so that eps stays above 0.
 LEAST_SCALE = 1e-6
@@ -104,9 +104,9 @@ def transport_clouds(
         converged_L = (converged_L + within.converged_L.to(eps_L.dtype).reshape(2, -1).sum(dim=0)) / 3
         used = max(used, within.iterations)
     if X_LNA.requires_grad:
-        value_L = _with_gradient(value_L, X_LNA, _pull(x_LNA, y_LMA, between.plan_LNM, X_plan))
+        value_L = with_gradient(value_L, X_LNA, _pull(x_LNA, y_LMA, between.plan_LNM, X_plan))
     if Y_LMA.requires_grad:
-        value_L = _with_gradient(value_L, Y_LMA, _pull(y_LMA, x_LNA, between.plan_LNM.mT, Y_plan))
+        value_L = with_gradient(value_L, Y_LMA, _pull(y_LMA, x_LNA, between.plan_LNM.mT, Y_plan))
     return Transported(value_L, between, converged_L, used)
 
 
@@ -121,21 +121,3 @@ def _pull(x_LNA: Tensor, y_LMA: Tensor, plan_LNM: Tensor, own_LNN: Tensor | None
         mass_LN -= own_LNN.sum(dim=-1)
     gradient_LNA = (mass_LN[..., None] * x_LNA).baddbmm_(plan_LNM, y_LMA, alpha=-1)
     return gradient_LNA if own_LNN is None else gradient_LNA.baddbmm_(own_LNN, x_LNA)
-
-
-def _with_gradient(value_L: Tensor, points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
-    """Return the value with its known gradient with respect to the points."""
-    result: Tensor = _WithGradient.apply(value_L, points_LNA, gradient_LNA)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _WithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value_L: Tensor, _points_LNA: Tensor, gradient_LNA: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient_LNA)
-        return value_L.clone()
-
-    @staticmethod
-    def backward(ctx: Any, upstream_L: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient_LNA,) = ctx.saved_tensors
-        return upstream_L, upstream_L[..., None, None] * gradient_LNA, None

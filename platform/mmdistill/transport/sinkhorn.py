@@ -9,7 +9,7 @@ Axes: L leading axes (lanes, teachers ...; any number), P unsolved problems, N r
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,9 +72,7 @@ def transport_value(
     )
     eps_L = torch.as_tensor(eps, dtype=solved.kl_L.dtype, device=cost_LNM.device)
     penalty_L = torch.where(torch.isinf(eps_L), solved.kl_L.new_zeros(()), eps_L) * solved.kl_L
-    if row_mask is not None or column_mask is not None:
-        cost_LNM = torch.where(solved.plan_LNM > 0, cost_LNM, 0.0)
-    return _inner(solved.plan_LNM, cost_LNM) + penalty_L, solved
+    return with_gradient(solved.cost_L + penalty_L, cost_LNM, solved.plan_LNM), solved
 
 
 def solve(
@@ -282,3 +280,21 @@ def _masks(cost_LNM: Tensor, row_mask: Tensor | None, column_mask: Tensor | None
             raise NumericsError(f"`{name}` must leave every problem a point, but one has none")
         found.append(mask_PN)
     return found[0], found[1]
+
+
+def with_gradient(value_L: Tensor, of_LNM: Tensor, gradient_LNM: Tensor) -> Tensor:
+    """Return the value with its known gradient with respect to some matrices."""
+    result: Tensor = _WithGradient.apply(value_L, of_LNM, gradient_LNM)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value_L: Tensor, _of_LNM: Tensor, gradient_LNM: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient_LNM)
+        return value_L.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream_L: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient_LNM,) = ctx.saved_tensors
+        return upstream_L, upstream_L[..., None, None] * gradient_LNM, None
