@@ -234,3 +234,12 @@ def test_centroid_has_a_finite_gradient_at_the_teacher():
     student = draw(2, 6, 4).requires_grad_()
     centroid(student, student.detach()).sum().backward()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_anchors_of_equal_similarities_are_those_of_a_stable_sort(rows):
+    values = draw(4, rows, 30, dtype=torch.float32).mul(2).round() / 2
+    values[0, 0, :2] = torch.tensor([-0.0, 0.0])
+    expected = values.sort(dim=-1, stable=True).indices
+    S = torch.nn.functional.pad(values, (0, 0, 0, 30 - rows), value=1.0)
+    assert torch.equal(anchor_indices(S, "least", 30).indices_LBA[:, :rows], expected)

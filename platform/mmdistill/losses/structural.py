@@ -6,19 +6,17 @@ Axes: L leading axes (lanes; any number), B batch, D width, A anchors.
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmdistill.errors import NumericsError
 from mmdistill.losses.base import LOSSES, per_lane, unit_rows
-from mmdistill.transport.sinkhorn import Plan, transport_value
+from mmdistill.transport.clouds import transport_clouds
 
 AnchorKind = Literal["least", "most", "all", "global"]
 Shift = Literal["min", "none"]
 Coupling = Literal["entropic", "identity"]
-
-# Stands for the median cost of a cloud whose points coincide; costs between similarities are of order 1.
-LEAST_SCALE = 1e-6
 
 
 class Anchors(NamedTuple):
@@ -80,10 +78,26 @@ def anchor_indices(teacher_S_LBB: Tensor, kind: AnchorKind, k: int | Tensor) -> 
 def _first(values: Tensor, count: int) -> Tensor:
     """Return the positions of the least values, ascending.
 
-    A stable sort: equal similarities are common between rectified features, and which of them `topk`
-    takes depends on how many are asked for, so that a lane would depend on its neighbours.
+    Of equal ones the first: equal similarities are common between rectified features, and which of them
+    `topk` takes depends on how many are asked for, so that a lane would depend on its neighbours.
     """
+    if values.device.type == "cpu" and values.dtype == torch.float32:
+        return _order(values)[..., :count]
     return values.sort(dim=-1, stable=True).indices[..., :count]
+
+
+def _order(values: Tensor) -> Tensor:
+    """Return the order of each row, ascending; ten times faster on a CPU than a stable sort."""
+    # Adding 0 makes one zero of the two; then the bits of a float, with those below the sign of a negative
+    # one flipped, are ordered as the floats are, and the position under them makes all keys different.
+    bits = (values + 0.0).numpy().view(np.int32)
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(keys.shape[-1])
+    keys.sort(axis=-1)
+    keys &= 0xFFFFFFFF
+    return torch.from_numpy(keys)
 
 
 def structural_points(
@@ -134,7 +148,7 @@ def structural_transport(
     debias: bool = True,
     coupling: Coupling = "entropic",
     tolerance: float = 1e-4,
-    iterations: int = 100,
+    iterations: int = 1000,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the transport between the two similarity structures, and how it was solved.
 
@@ -177,14 +191,25 @@ def structural_transport(
     if coupling == "identity":
         return _identity(X_LBA, Y_LBA)
     # One leading axis at least, for the solver refuses a lone problem that is not finite.
-    X_LBA, Y_LBA = (points.reshape(-1, *points.shape[-2:]) for points in (X_LBA, Y_LBA))
-    lead = student_LBD.shape[:-2]
-    teacher_costs_LBB = _costs(X_LBA, X_LBA)
-    eps_L = _absolute_eps(teacher_costs_LBB.detach(), eps, eps_rel, lead)
-    solver = _Solver(eps_L, tolerance, iterations)
-    own_costs = (teacher_costs_LBB, _costs(Y_LBA, Y_LBA)) if debias else ()
-    value_L, details = solver.divergence(_costs(X_LBA, Y_LBA), own_costs)
-    return value_L.reshape(lead), {name: detail_L.reshape(lead) for name, detail_L in details.items()}
+    lead, (points, width) = X_LBA.shape[:-2], X_LBA.shape[-2:]
+    X_LBA, Y_LBA = (x.reshape(-1, points, width) for x in (X_LBA, Y_LBA))
+    found = transport_clouds(
+        X_LBA,
+        Y_LBA,
+        eps=_regularisation(X_LBA, eps, eps_rel, lead),
+        relative=eps is None,
+        debias=debias,
+        tolerance=tolerance,
+        iterations=iterations,
+    )
+    plan_LBB = found.plan.plan_LNM
+    details = {
+        "plan_entropy": 2 * math.log(points) - found.plan.kl_L,
+        "diagonal_mass": plan_LBB.diagonal(dim1=-2, dim2=-1).sum(dim=-1),
+        "converged": found.converged_L,
+        "iterations": torch.full_like(found.converged_L, found.iterations),
+    }
+    return found.value_L.reshape(lead), {name: detail_L.reshape(lead) for name, detail_L in details.items()}
 
 
 def _identity(X_LBA: Tensor, Y_LBA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -198,71 +223,15 @@ def _identity(X_LBA: Tensor, Y_LBA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     }
 
 
-def _absolute_eps(
-    costs_LBB: Tensor, eps: float | Tensor | None, eps_rel: float | Tensor, lead: torch.Size
+def _regularisation(
+    like: Tensor, eps: float | Tensor | None, eps_rel: float | Tensor, lead: torch.Size
 ) -> Tensor:
+    """Return the regularisation of each lane, absolute or relative."""
     name, given = ("eps_rel", eps_rel) if eps is None else ("eps", eps)
-    given_L = per_lane(given, costs_LBB, trailing=0)
+    given_L = per_lane(given, like, trailing=0)
     if not bool((given_L > 0).all()):
         raise NumericsError(f"`{name}` must be > 0, but is {float(given_L[~(given_L > 0)].flatten()[0]):g}")
-    given_L = given_L.broadcast_to(lead).reshape(-1)
-    return given_L if eps is not None else given_L * _scale(costs_LBB)
-
-
-def _scale(costs_LBB: Tensor) -> Tensor:
-    """Return the median cost between two different points; not below a floor, so that eps stays above 0."""
-    points = costs_LBB.shape[-1]
-    if points == 1:
-        return torch.ones_like(costs_LBB[..., 0, 0])
-    first, second = torch.triu_indices(points, points, offset=1, device=costs_LBB.device)
-    median_L = costs_LBB.flatten(-2).index_select(-1, points * first + second).median(dim=-1).values
-    return median_L.nan_to_num(nan=1.0).clamp_min(LEAST_SCALE)
-
-
-def _costs(X_LNA: Tensor, Y_LMA: Tensor) -> Tensor:
-    """Return 1/2 ||x - y||^2 between all pairs."""
-    # Costs do not depend on the origin; near the points little is lost to cancellation.
-    origin_L1A = X_LNA.detach().mean(dim=-2, keepdim=True)
-    X_LNA, Y_LMA = X_LNA - origin_L1A, Y_LMA - origin_L1A
-    squares_LNM = X_LNA.square().sum(dim=-1)[..., :, None] + Y_LMA.square().sum(dim=-1)[..., None, :]
-    return (0.5 * squares_LNM - X_LNA @ Y_LMA.mT).clamp_min(0.0)
-
-
-class _Solver(NamedTuple):
-    """How to transport; lanes are one flat axis L here."""
-
-    eps_L: Tensor
-    tolerance: float
-    iterations: int
-
-    def divergence(
-        self, costs_LBB: Tensor, own_costs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the transport value, less half of each self-transport if their costs are given."""
-        value_L, cross = self._value(costs_LBB, self.eps_L)
-        converged_L = cross.converged_L.to(value_L.dtype)
-        iterations = cross.iterations
-        if own_costs:
-            # Both clouds in one call, but not with the cross problem: theirs is the faster symmetric solver.
-            selves_2L, own = self._value(torch.cat(own_costs), self.eps_L.repeat(2), symmetric=True)
-            value_L = value_L - 0.5 * selves_2L.reshape(2, -1).sum(dim=0)
-            converged_L = (converged_L + own.converged_L.reshape(2, -1).sum(dim=0)) / 3
-            iterations = max(iterations, own.iterations)
-        return value_L, {
-            "plan_entropy": 2 * math.log(costs_LBB.shape[-1]) - cross.kl_L.to(value_L.dtype),
-            "diagonal_mass": cross.plan_LNM.diagonal(dim1=-2, dim2=-1).sum(dim=-1),
-            "converged": converged_L,
-            "iterations": torch.full_like(value_L.detach(), iterations),
-        }
-
-    def _value(self, costs_LBB: Tensor, eps_L: Tensor, *, symmetric: bool = False) -> tuple[Tensor, Plan]:
-        return transport_value(
-            costs_LBB,
-            eps=eps_L,
-            tolerance=self.tolerance,
-            iterations=self.iterations,
-            symmetric=symmetric,
-        )
+    return given_L.broadcast_to(lead).reshape(-1)
 
 
 @LOSSES.register("pkdot")

@@ -22,7 +22,7 @@ class TransportSettings(TermSettings):
     debias: bool = True
     coupling: Literal["entropic", "identity"] = "entropic"
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    iterations: Annotated[int, Field(ge=1)] = 100
+    iterations: Annotated[int, Field(ge=1)] = 1000
 
     def dead(self) -> frozenset[str]:
         """Identity coupling solves no transport problem; `all` takes no number; no shift has no gradient."""

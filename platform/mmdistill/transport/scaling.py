@@ -9,7 +9,9 @@ Axes: P unsolved problems, N rows, M columns.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Self
 
 import torch
@@ -27,6 +29,8 @@ LATER_STEPS = 8
 # that is tried, 2 being the limit of stability.
 SLOW = 0.5
 MOST_RELAXATION = 1.8
+# Share of problems still open at which the solved ones are taken out, which copies the kernels of the others.
+COMPACT_AT = 0.7
 # Over-relaxation is safe near the solution only: the most error for it, as a share of the norm of a.
 NEAR = 0.1
 
@@ -138,6 +142,43 @@ class Scaling:
     def only(self, keep: Tensor) -> "Scaling":
         """Return the problems at some positions."""
         return Scaling(**{name: tensor[keep] for name, tensor in vars(self).items()})
+
+
+def solve(
+    costs_PNM: Tensor, eps_P: Tensor, a_P1N: Tensor, b_P1M: Tensor, *, tolerance: float, iterations: int
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return plan_PNM, kl_P, error_P and the iterations of the slowest problem; all costs are finite."""
+    everything = torch.arange(len(costs_PNM), device=costs_PNM.device)
+    state = Scaling.start(everything, costs_PNM, eps_P, a_P1N, b_P1M, iterations)
+    plan_PNM, kl_P, found_P = torch.empty_like(costs_PNM), torch.empty_like(eps_P), torch.empty_like(eps_P)
+    open_P = torch.ones_like(everything, dtype=torch.bool)
+    used = 0
+    for steps in _steps_between_checks(iterations):
+        error_P = state.advance(steps)
+        used += steps
+        done = (open_P & (state.solved(error_P, tolerance) | (used == iterations))).nonzero()[:, 0]
+        if len(done):
+            at = state.index_P[done]
+            plan_PNM[at], kl_P[at] = state.plans(done)
+            found_P[at] = error_P[done]
+            open_P[done] = False
+            still = open_P.nonzero()[:, 0]
+            if not len(still):
+                break
+            if len(still) <= COMPACT_AT * len(open_P):
+                state, error_P, open_P = state.only(still), error_P[still], open_P[still]
+        state.adapt(error_P, steps)
+    return plan_PNM, kl_P, found_P, used
+
+
+def _steps_between_checks(iterations: int) -> Iterator[int]:
+    """Yield numbers of steps that sum to ``iterations``."""
+    used = 0
+    for steps in chain(FIRST_STEPS, repeat(LATER_STEPS)):
+        yield min(steps, iterations - used)
+        used += steps
+        if used >= iterations:
+            return
 
 
 def best_relaxation(rate_P: Tensor, relaxation_P: Tensor) -> Tensor:

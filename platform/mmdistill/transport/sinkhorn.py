@@ -1,25 +1,21 @@
 """Entropic optimal transport for many small problems at once, each with a regularisation of its own.
 
 Every problem minimises <P, C> + eps KL(P || a x b) over plans with marginals a and b (Cuturi, 2013), by
-alternating scalings of a kernel that is re-centred whenever they grow (Schmitzer, 2019, "absorption").
+alternating scalings of a kernel. On a CPU compiled code solves one problem after the other; elsewhere torch
+solves all of them together.
 
 Axes: L leading axes (lanes, teachers ...; any number), P unsolved problems, N rows, M columns.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdistill.errors import NumericsError
-from mmdistill.transport.scaling import FIRST_STEPS, LATER_STEPS, Scaling, solve_self
-
-# Share of problems still open at which the solved ones are taken out, which copies the kernels of the others.
-COMPACT_AT = 0.7
+from mmdistill.transport import compiled, scaling
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,8 @@ class Plan:
         converged_L: whether the marginal error fell to the tolerance.
         error_L: Euclidean norm of (row sums of P) - a, as POT measures it; without ``symmetric`` the
             column sums are exact up to rounding.
-        iterations: iterations of the problem that took longest; one is a pass over rows and columns.
+        iterations: iterations of the problem that took longest; one is a pass over rows and columns, be it of
+            a scaling or inside a Newton step.
     """
 
     plan_LNM: Tensor
@@ -49,9 +46,11 @@ def transport_value(
     *,
     eps: float | Tensor,
     tolerance: float = 1e-4,
-    iterations: int = 100,
+    iterations: int = 1000,
     row_weights: Tensor | None = None,
     column_weights: Tensor | None = None,
+    row_mask: Tensor | None = None,
+    column_mask: Tensor | None = None,
     symmetric: bool = False,
 ) -> tuple[Tensor, Plan]:
     """Return <P, C> + eps KL(P || a x b) at the optimal plan, and that plan.
@@ -67,11 +66,13 @@ def transport_value(
         iterations=iterations,
         row_weights=row_weights,
         column_weights=column_weights,
+        row_mask=row_mask,
+        column_mask=column_mask,
         symmetric=symmetric,
     )
     eps_L = torch.as_tensor(eps, dtype=solved.kl_L.dtype, device=cost_LNM.device)
     penalty_L = torch.where(torch.isinf(eps_L), solved.kl_L.new_zeros(()), eps_L) * solved.kl_L
-    return _inner(solved.plan_LNM, cost_LNM) + penalty_L, solved
+    return with_gradient(solved.cost_L + penalty_L, cost_LNM, solved.plan_LNM), solved
 
 
 def solve(
@@ -79,9 +80,11 @@ def solve(
     *,
     eps: float | Tensor,
     tolerance: float = 1e-4,
-    iterations: int = 100,
+    iterations: int = 1000,
     row_weights: Tensor | None = None,
     column_weights: Tensor | None = None,
+    row_mask: Tensor | None = None,
+    column_mask: Tensor | None = None,
     symmetric: bool = False,
 ) -> Plan:
     """Return the entropic transport plans; nothing in here is differentiated.
@@ -98,14 +101,22 @@ def solve(
         iterations: most iterations for any problem, >= 1.
         row_weights: masses a, > 0, [..., N]; scaled to sum to 1. Uniform by default.
         column_weights: masses b, > 0, [..., M]; likewise.
-        symmetric: the costs are those of a cloud to itself: symmetric, least on the diagonal, a = b. Solved
-            by averaged updates, which about halve the error each time or better (Feydy et al., 2019, 3.1).
+        row_mask: True for the rows there are, [..., N]; costs and weights of the others are not looked at,
+            and their part of the plan is 0.
+        column_mask: likewise, [..., M].
+        symmetric: the costs are those of a cloud to itself: symmetric, least on the diagonal, a = b; what is
+            given of the rows holds for the columns. Solved by averaged updates, which about halve the error
+            each time or better (Feydy et al., 2019, 3.1).
 
     Raises:
-        NumericsError: if ``eps`` is not above 0, if a mass is not above 0, or if the costs of a single
-            problem (no leading axes) are not finite.
+        NumericsError: if ``eps`` is not above 0, if a mass is not above 0, if a mask leaves a problem without
+            a point, or if the costs of a single problem (no leading axes) are not finite.
     """
     with torch.no_grad():
+        if row_mask is not None or column_mask is not None:
+            masks = _masks(cost_LNM, row_mask, row_mask if symmetric else column_mask)
+            options = _Options(tolerance, iterations, symmetric)
+            return _solve_each(cost_LNM.detach(), eps, (row_weights, column_weights), masks, options)
         costs_PNM, eps_P = _problems(cost_LNM.detach(), eps)
         lead, (rows, columns) = cost_LNM.shape[:-2], cost_LNM.shape[-2:]
         a_P1N = _masses("row_weights", row_weights, lead, rows, costs_PNM)
@@ -113,19 +124,11 @@ def solve(
         finite_P = costs_PNM.sum(dim=(1, 2)).isfinite()
         if cost_LNM.dim() == 2 and not bool(finite_P.all()):
             raise NumericsError("`cost` must be finite, but is not")
-        product_PNM = torch.where(finite_P[:, None, None], a_P1N.mT * b_P1M, math.nan)
-        nothing_P = torch.where(finite_P, product_PNM.new_zeros(()), math.nan)
-        answers = _Answers(product_PNM, nothing_P, nothing_P.clone())
-        open_P = (finite_P & eps_P.isfinite()).nonzero()[:, 0]
-        if len(open_P):
-            given = (costs_PNM, eps_P, a_P1N, b_P1M)
-            whole = len(open_P) == len(costs_PNM)
-            problems = _Problems(open_P, *(given if whole else (x[open_P] for x in given)))
-            run = _solve_self if symmetric else _solve
-            answers.iterations = run(problems, answers, tolerance, iterations)
+        problems = _Problems(costs_PNM, eps_P, a_P1N, b_P1M)
+        answers = _answers(problems, finite_P, _Options(tolerance, iterations, symmetric))
         return Plan(
             plan_LNM=answers.plan_PNM.reshape(cost_LNM.shape),
-            cost_L=_inner(answers.plan_PNM, costs_PNM).reshape(lead),
+            cost_L=answers.cost_P.reshape(lead),
             kl_L=answers.kl_P.reshape(lead),
             converged_L=(answers.error_P <= tolerance).reshape(lead),
             error_L=answers.error_P.reshape(lead),
@@ -133,65 +136,109 @@ def solve(
         )
 
 
+class _Options(NamedTuple):
+    tolerance: float
+    iterations: int
+    symmetric: bool
+
+
 class _Problems(NamedTuple):
-    index_P: Tensor
     costs_PNM: Tensor
     eps_P: Tensor
     a_P1N: Tensor
     b_P1M: Tensor
 
 
-@dataclass
-class _Answers:
-    """What is returned of each problem; the product plan without error until something better is known."""
-
+class _Answers(NamedTuple):
     plan_PNM: Tensor
+    cost_P: Tensor
     kl_P: Tensor
     error_P: Tensor
-    iterations: int = 0
-
-    def put(self, index_P: Tensor, plan_PNM: Tensor, kl_P: Tensor, error_P: Tensor) -> None:
-        """Store some problems."""
-        self.plan_PNM[index_P], self.kl_P[index_P], self.error_P[index_P] = plan_PNM, kl_P, error_P
+    iterations: int
 
 
-def _solve(problems: _Problems, answers: _Answers, tolerance: float, iterations: int) -> int:
-    state = Scaling.start(*problems, iterations)
-    open_P = torch.ones_like(problems.index_P, dtype=torch.bool)
-    used = 0
-    for steps in _steps_between_checks(iterations):
-        error_P = state.advance(steps)
-        used += steps
-        done = (open_P & (state.solved(error_P, tolerance) | (used == iterations))).nonzero()[:, 0]
-        if len(done):
-            answers.put(state.index_P[done], *state.plans(done), error_P[done])
-            open_P[done] = False
-            still = open_P.nonzero()[:, 0]
-            if not len(still):
-                break
-            if len(still) <= COMPACT_AT * len(open_P):
-                state, error_P, open_P = state.only(still), error_P[still], open_P[still]
-        state.adapt(error_P, steps)
-    return used
+def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answers:
+    """Solve what has to be solved; the rest is the product plan, or NaN where the costs are not finite."""
+    costs_PNM, eps_P, a_P1N, b_P1M = problems
+    open_P = finite_P & eps_P.isfinite()
+    if bool(open_P.all()):
+        return _solve_open(problems, options)
+    plan_PNM = torch.where(finite_P[:, None, None], a_P1N.mT * b_P1M, math.nan)
+    nothing_P = torch.where(finite_P, plan_PNM.new_zeros(()), math.nan)
+    kl_P, error_P, iterations = nothing_P, nothing_P.clone(), 0
+    cost_P = _inner(plan_PNM, costs_PNM)
+    at = open_P.nonzero()[:, 0]
+    if len(at):
+        found = _solve_open(_Problems(*(x[at] for x in problems)), options)
+        plan_PNM[at], cost_P[at], kl_P[at], error_P[at], iterations = found
+    return _Answers(plan_PNM, cost_P, kl_P, error_P, iterations)
 
 
-def _solve_self(problems: _Problems, answers: _Answers, tolerance: float, iterations: int) -> int:
-    index_P, costs_PNN, eps_P, a_P1N, _ = problems
-    plan_PNN, kl_P, error_P, used = solve_self(
-        costs_PNN, eps_P, a_P1N, tolerance=tolerance, iterations=iterations
+def _solve_open(problems: _Problems, options: _Options) -> _Answers:
+    """Solve finite problems by the means of their device."""
+    return (_with_kernel if problems.costs_PNM.device.type == "cpu" else _with_torch)(problems, options)
+
+
+def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
+    costs_PNM, eps_P, a_P1N, b_P1M = (x.contiguous().numpy() for x in problems)
+    plan_PNM, facts_P4 = compiled.solve_all(
+        costs_PNM,
+        eps_P,
+        a_P1N[:, 0],
+        b_P1M[:, 0],
+        tolerance=options.tolerance,
+        iterations=options.iterations,
+        symmetric=options.symmetric,
     )
-    answers.put(index_P, plan_PNN, kl_P, error_P)
-    return used
+    cost_P, kl_P, error_P, _ = torch.from_numpy(facts_P4).to(problems.eps_P.dtype).unbind(dim=1)
+    return _Answers(torch.from_numpy(plan_PNM), cost_P, kl_P, error_P, int(facts_P4[:, 3].max()))
 
 
-def _steps_between_checks(iterations: int) -> Iterator[int]:
-    """Yield numbers of steps that sum to ``iterations``."""
-    used = 0
-    for steps in chain(FIRST_STEPS, repeat(LATER_STEPS)):
-        yield min(steps, iterations - used)
-        used += steps
-        if used >= iterations:
-            return
+def _with_torch(problems: _Problems, options: _Options) -> _Answers:
+    costs_PNM, eps_P, a_P1N, b_P1M = problems
+    tolerance, iterations = options.tolerance, options.iterations
+    if options.symmetric:
+        found = scaling.solve_self(costs_PNM, eps_P, a_P1N, tolerance=tolerance, iterations=iterations)
+    else:
+        found = scaling.solve(costs_PNM, eps_P, a_P1N, b_P1M, tolerance=tolerance, iterations=iterations)
+    plan_PNM, kl_P, error_P, used = found
+    return _Answers(plan_PNM, _inner(plan_PNM, costs_PNM), kl_P, error_P, used)
+
+
+def _solve_each(
+    cost_LNM: Tensor,
+    eps: float | Tensor,
+    weights: tuple[Tensor | None, Tensor | None],
+    masks: tuple[Tensor, Tensor],
+    options: _Options,
+) -> Plan:
+    """Solve problems of different sizes one by one, each as if it came without its masked points."""
+    lead, (rows, columns) = cost_LNM.shape[:-2], cost_LNM.shape[-2:]
+    costs_PNM, eps_P = _problems(cost_LNM, eps)
+    a_PN, b_PM = (
+        torch.ones((), device=costs_PNM.device).expand(len(costs_PNM), size)
+        if w is None
+        else w.broadcast_to((*lead, size)).reshape(-1, size)
+        for w, size in zip(weights, (rows, columns), strict=True)
+    )
+    plan_PNM, solved = torch.zeros_like(costs_PNM), []
+    for p, (row, column) in enumerate(zip(*masks, strict=True)):
+        kept = torch.meshgrid(row.nonzero()[:, 0], column.nonzero()[:, 0], indexing="ij")
+        one = solve(
+            costs_PNM[p][kept][(None,) * (len(lead) > 0)],
+            eps=eps_P[p],
+            row_weights=a_PN[p][row],
+            column_weights=b_PM[p][column],
+            **options._asdict(),
+        )
+        plan_PNM[p][kept] = one.plan_LNM.reshape(kept[0].shape)
+        solved.append(one)
+    facts = {
+        name: torch.stack([getattr(one, name).reshape(()) for one in solved]).reshape(lead)
+        for name in ("cost_L", "kl_L", "converged_L", "error_L")
+    }
+    plan_LNM = plan_PNM.reshape(cost_LNM.shape)
+    return Plan(plan_LNM=plan_LNM, iterations=max(one.iterations for one in solved), **facts)
 
 
 def _inner(plan_LNM: Tensor, cost_LNM: Tensor) -> Tensor:
@@ -220,3 +267,34 @@ def _masses(name: str, weights: Tensor | None, lead: torch.Size, points: int, li
         raise NumericsError(f"`{name}` must be finite and > 0, but contains {float(bad):g}")
     masses_LN = weights_LN / weights_LN.sum(dim=-1, keepdim=True)
     return masses_LN.broadcast_to((*lead, points)).reshape(-1, 1, points)
+
+
+def _masks(cost_LNM: Tensor, row_mask: Tensor | None, column_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the masks as one list of problems each, [P, N] and [P, M]."""
+    found = []
+    for name, mask, axis in (("row_mask", row_mask, -2), ("column_mask", column_mask, -1)):
+        shape = (*cost_LNM.shape[:-2], cost_LNM.shape[axis])
+        mask = torch.ones(shape, dtype=torch.bool, device=cost_LNM.device) if mask is None else mask
+        mask_PN = mask.broadcast_to(shape).reshape(-1, shape[-1])
+        if not bool(mask_PN.any(dim=1).all()):
+            raise NumericsError(f"`{name}` must leave every problem a point, but one has none")
+        found.append(mask_PN)
+    return found[0], found[1]
+
+
+def with_gradient(value_L: Tensor, of_LNM: Tensor, gradient_LNM: Tensor) -> Tensor:
+    """Return the value with its known gradient with respect to some matrices."""
+    result: Tensor = _WithGradient.apply(value_L, of_LNM, gradient_LNM)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value_L: Tensor, _of_LNM: Tensor, gradient_LNM: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient_LNM)
+        return value_L.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream_L: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient_LNM,) = ctx.saved_tensors
+        return upstream_L, upstream_L[..., None, None] * gradient_LNM, None
