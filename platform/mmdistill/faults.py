@@ -29,6 +29,7 @@ _WRITTEN = {
     "finals": "the result of an order",
     "withdrawn": "the withdrawal of a failed result",
     "tensors": "the tensors of a cache entry",
+    "checkpoints": "tensors or mark of a snapshot inside a training",
     "entries": "the commit mark of a cache entry",
     "compact": "a derived table",
     "manifest": "the list of the derived tables",

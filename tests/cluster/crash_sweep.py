@@ -35,7 +35,7 @@ from mmdistill.studies.study import assemble
 TINY = {
     "name": "tiny",
     "run": {
-        "epochs": 1,
+        "epochs": 2,
         "batch_size": 16,
         "data": {
             "dataset": "planted",
@@ -75,7 +75,7 @@ def scenario(root, studies):
             for final in [final for final in folder.finals() if final.is_given_up]:
                 folder.withdraw(final.order_id)
             session = Session(study, folder, propose)
-            run_inline(session, StageCache(root / "cache"), most=SITTINGS[n])
+            run_inline(session, StageCache(root / "cache", checkpoint_seconds=0), most=SITTINGS[n])
             if n == 1:
                 give_up_one(session)
                 damage(root / "cache")

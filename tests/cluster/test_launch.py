@@ -71,10 +71,10 @@ class FakeSession:
     is_finished = False
 
     def __init__(self, root):
-        self.folder = StudyFolder(root, row=None, resolved={})
+        self.folder = StudyFolder(root, revisions=[])
         self.ends = []
 
-    def ready(self, in_flight):
+    def ready(self, in_flight, most=None):
         return [] if in_flight else [ORDER]
 
     def ended(self, order, outcome):

@@ -39,7 +39,7 @@ def watched(folder, body):
 @pytest.fixture
 def folder(tmp_path):
     """A study folder, as far as attempts need one."""
-    return StudyFolder(tmp_path, row=None, resolved={})
+    return StudyFolder(tmp_path, revisions=[])
 
 
 @pytest.mark.parametrize("body", ["time.sleep(60)", HOLDS_THE_GIL])

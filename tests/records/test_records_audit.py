@@ -117,7 +117,6 @@ def test_a_withdrawn_failure_is_not_the_result_that_counts(folder, final, trial_
     folder.withdraw("o0")
     assert not folder.has_final("o0")
     assert folder.final_ids() == set()
-    assert folder.results() == {}
     assert latest(StudyFolder.open(folder.root))["trials"].num_rows == 0
     folder.put_final(final("o0"))
     for study in (folder, StudyFolder.open(folder.root)):

@@ -75,9 +75,9 @@ class Checkpoints:
         sha256 = sha256_of(payload)
         name = f"{epoch}-{sha256[:16]}.safetensors"
         # What may be there already differs in its timings only, or is damaged.
-        replace_atomically(self._folder / name, payload)
+        replace_atomically(self._folder / name, payload, "checkpoints")
         content = {"tensors": name, "sha256": sha256, "facts": snapshot.facts}
-        replace_atomically(self._folder / f"{epoch}.json", seal(content))
+        replace_atomically(self._folder / f"{epoch}.json", seal(content), "checkpoints")
         for mark in self._marks()[:-KEPT]:
             mark.unlink(missing_ok=True)
             for old in self._folder.glob(f"{mark.stem}-*.safetensors"):

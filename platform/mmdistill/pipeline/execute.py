@@ -86,9 +86,9 @@ def _carry_out(
 ) -> str:
     if study.has_final(order.order_id):
         return "there already"
+    attempt.begin()
     if order.kind == "test" and not study.has_opening(order.order_id):
         raise StudyError("its look at the test rows is not in the ledger of openings")
-    attempt.begin()
     point("order.begun")
     final = execute(order, cache, runtime)
     point("order.computed")

@@ -68,7 +68,6 @@ class StudyFolder:
         self._records = Shelf(root / "finals")
         self._withdrawn = Shelf(root / "withdrawn")
         self._parsed: dict[str, Final] = {}
-        self._seen = 0
 
     @property
     def row(self) -> StudyRow:
@@ -295,15 +294,6 @@ class StudyFolder:
     def finals(self) -> Iterator[Final]:
         """Return the results of all orders, sorted by order, without curves and predictions."""
         return (self.final(order_id) for order_id in sorted(self.final_ids()))
-
-    def results(self) -> Mapping[str, Final]:
-        """Return what :meth:`finals` does, by order and unsorted; quick however often it is asked for."""
-        for name in list(self._records)[self._seen :]:
-            self._seen += 1
-            order_id = name.partition("~")[0]
-            if self.has_final(order_id):
-                self.final(order_id)
-        return self._parsed
 
     def side(self, final: Final, folder: str) -> pa.Table:
         """Return the ``curves`` or ``predictions`` of a result as a table, verified."""
