@@ -34,14 +34,13 @@ SMALL = [
     "search={trials = 2, startup = 2, top = 1, seeds = 1}",
     "confirm.pairs=2",
 ]
-READS_A_STUDY = {"status", "table", "query"}
+READS_A_STUDY = {"status", "table", "query", "verify", "rebuild"}
 READS_NOTHING = {"datasets", "recipes", "doctor"}
 
 
 def block(language):
-    """Return the one block in a language."""
-    (found,) = (text for name, text in BLOCKS if name == language)
-    return found
+    """Return the first block in a language."""
+    return next(text for name, text in BLOCKS if name == language)
 
 
 def command_lines(program):
@@ -56,7 +55,9 @@ COMMANDS = [arguments for arguments in command_lines("mmdistill") if arguments]
 
 
 def commands(names):
-    return [pytest.param(found, id=shlex.join(found)[:60]) for found in COMMANDS if found[0] in names]
+    """Return the calls of some commands; `X` stands for a file of the reader's."""
+    chosen = [found for found in COMMANDS if found[0] in names and "X.toml" not in found]
+    return [pytest.param(found, id=shlex.join(found)[:60]) for found in chosen]
 
 
 def write_data(folder, unlabelled=(-1,)):
@@ -106,6 +107,28 @@ def test_the_study_of_the_readme_is_valid_and_has_the_defaults_it_tells(workplac
     )
     assert (study.file.search.trials, study.file.confirm.pairs) == (trials, pairs)
     assert {arm.run.epochs for arm in study.arms} == {epochs}
+
+
+def test_the_designs_of_the_readme_fit_its_study(workplace, monkeypatch):
+    designs = [text for name, text in BLOCKS if name == "toml"][1]
+    (workplace / "designed.toml").write_text(f"{block('toml')}\n{designs}", "utf-8")
+    monkeypatch.chdir(workplace)
+    names = {arm.name for arm in open_study(Path("designed.toml")).arms}
+    assert {"mt_pkdot-transport", "mt_pkdot-transport.frozen", "hinton@label_fraction=0.1"} <= names
+
+
+@pytest.mark.parametrize("arguments", commands({"plan", "forecast"}))
+def test_what_is_asked_before_a_run_is_answered(arguments, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    assert main([*arguments, *SMALL]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_export_of_the_readme_is_written(finished, tmp_path, monkeypatch):
+    ((arguments,),) = (param.values for param in commands({"export"}))
+    monkeypatch.chdir(tmp_path)
+    assert main([filled(argument, finished) for argument in arguments]) == 0
+    assert (tmp_path / arguments[-1]).is_file()
 
 
 def test_a_row_without_a_label_is_given_as_it_tells(tmp_path, monkeypatch):
