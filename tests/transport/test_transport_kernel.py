@@ -3,6 +3,7 @@
 Axes: L lanes, N rows, M columns, A coordinates.
 """
 
+import os
 import subprocess
 import sys
 
@@ -172,3 +173,22 @@ def test_what_is_compiled_needs_no_folder_to_be_kept_in():
 def test_numba_is_not_imported_before_the_first_problem():
     source = "import sys; import mmdistill.losses.structural; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", source], check=True)
+
+
+BITS = """
+import hashlib, torch
+from mmdistill.transport.sinkhorn import solve
+costs = torch.rand(16, 40, 50, generator=torch.Generator().manual_seed(0))
+found = solve(costs, eps=torch.logspace(-2, 1, 16), iterations=300)
+print(hashlib.sha256(found.plan_LNM.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_the_first_process_of_a_machine_computes_the_bits_of_all_later_ones(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", BITS]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+    bits = {process.communicate()[0] for process in both}
+    bits.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert len(bits) == 1
+    assert bits != {b""}

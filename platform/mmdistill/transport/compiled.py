@@ -3,13 +3,29 @@
 Axes: P problems, N rows, M columns.
 """
 
+import fcntl
+import functools
 import math
-from typing import Any, NamedTuple
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
 Array = npt.NDArray[Any]
+# What fills the cache: one small problem in single precision, which is what training uses.
+_COMPILE = """
+import numpy as np
+from mmdistill.transport import compiled, kernel
+one_P, half_PN = np.ones(1, np.float32), np.full((1, 2), 0.5, np.float32)
+compiled.solve_with(kernel, np.ones((1, 2, 2), np.float32), one_P, half_PN, half_PN, 0.1, 2, False)
+"""
 
 
 class Number(NamedTuple):
@@ -66,9 +82,20 @@ def solve_all(
 
     Everything is of one type, float32 or float64, contiguous and finite; eps and masses are above 0.
     """
-    # Not before it is needed: numba takes a third of a second to import.
-    from mmdistill.transport import kernel
+    return solve_with(_kernel(), costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric)
 
+
+def solve_with(
+    kernel: "ModuleType",
+    costs_PNM: Array,
+    eps_P: Array,
+    a_PN: Array,
+    b_PM: Array,
+    tolerance: float,
+    iterations: int,
+    symmetric: bool,
+) -> tuple[Array, Array]:
+    """Do what :func:`solve_all` does with the kernel given."""
     real = costs_PNM.dtype
     _, rows, columns = costs_PNM.shape
     plan_PNM, facts_P4 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 4))
@@ -81,3 +108,30 @@ def solve_all(
         costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric, problem, number, plan_PNM, facts_P4
     )
     return plan_PNM, facts_P4
+
+
+@functools.cache
+def _kernel() -> "ModuleType":
+    """Return the compiled solver as every process loads it.
+
+    What a process compiles for itself rounds differently from what it keeps for the next, because other calls
+    are inlined. So where there is nothing to load yet, one other process fills the cache first.
+    """
+    # Not before it is needed: numba takes a third of a second to import.
+    from mmdistill.transport import kernel
+
+    folder = kernel.solve_all.stats.cache_path  # type: ignore[attr-defined]
+    if folder is not None and not _is_kept(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with (Path(folder) / "compiling.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_kept(Path(folder)):
+                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+                # If it fails, this process compiles for itself and says what is wrong.
+                subprocess.run([sys.executable, "-c", _COMPILE], env=environment, check=False)
+    return kernel
+
+
+def _is_kept(folder: Path) -> bool:
+    written = Path(__file__).with_name("kernel.py").stat().st_mtime
+    return any(index.stat().st_mtime >= written for index in folder.glob("kernel.solve_all-*.nbi"))
