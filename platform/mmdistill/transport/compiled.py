@@ -22,10 +22,12 @@ Array = npt.NDArray[Any]
 # What fills the cache: one small problem in single precision, which is what training uses.
 _COMPILE = """
 import numpy as np
-from mmdistill.transport import compiled, kernel
-one_P, half_PN = np.ones(1, np.float32), np.full((1, 2), 0.5, np.float32)
-compiled.solve_with(kernel, np.ones((1, 2, 2), np.float32), one_P, half_PN, half_PN, 0.1, 2, False)
+from mmdistill.transport.compiled import solve_all
+half_PN = np.full((1, 2), 0.5, np.float32)
+costs_PNM, eps_P = np.ones((1, 2, 2), np.float32), np.ones(1, np.float32)
+solve_all(costs_PNM, eps_P, half_PN, half_PN, tolerance=0.1, iterations=2, symmetric=False)
 """
+_COMPILING = "MMDISTILL_COMPILING"
 
 
 class Number(NamedTuple):
@@ -82,20 +84,7 @@ def solve_all(
 
     Everything is of one type, float32 or float64, contiguous and finite; eps and masses are above 0.
     """
-    return solve_with(_kernel(), costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric)
-
-
-def solve_with(
-    kernel: "ModuleType",
-    costs_PNM: Array,
-    eps_P: Array,
-    a_PN: Array,
-    b_PM: Array,
-    tolerance: float,
-    iterations: int,
-    symmetric: bool,
-) -> tuple[Array, Array]:
-    """Do what :func:`solve_all` does with the kernel given."""
+    kernel = _kernel()
     real = costs_PNM.dtype
     _, rows, columns = costs_PNM.shape
     plan_PNM, facts_P4 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 4))
@@ -121,12 +110,12 @@ def _kernel() -> "ModuleType":
     from mmdistill.transport import kernel
 
     folder = kernel.solve_all.stats.cache_path  # type: ignore[attr-defined]
-    if folder is not None and not _is_kept(Path(folder)):
+    if folder is not None and _COMPILING not in os.environ and not _is_kept(Path(folder)):
         Path(folder).mkdir(parents=True, exist_ok=True)
         with (Path(folder) / "compiling.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_kept(Path(folder)):
-                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), _COMPILING: "1"}
                 # If it fails, this process compiles for itself and says what is wrong.
                 subprocess.run([sys.executable, "-c", _COMPILE], env=environment, check=False)
     return kernel
