@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -274,6 +275,21 @@ def test_a_failed_search_stays_once_winners_were_selected(call, study_file, tmp_
     assert again.code == 3
     assert "0 of 1 failed orders are tried again" in again.err
     assert "The others are of the search, and the winners were selected without them." in again.err
+
+
+def test_a_failed_search_of_an_added_arm_is_tried_again_until_it_has_a_winner(capsys):
+    def failed(name, kind, *arms):
+        rows = [SimpleNamespace(arm=arm) for arm in arms]
+        return SimpleNamespace(order_id=name, kind=kind, trials=rows, is_given_up=True)
+
+    finals = [failed("old", "search", "hinton"), failed("new", "search", "added"), failed("s", "stages")]
+    withdrawn = []
+    folder = SimpleNamespace(
+        selection=lambda: {"winners": [{"arm": "hinton"}]}, finals=lambda: finals, withdraw=withdrawn.append
+    )
+    running._withdraw_failed(folder)
+    assert withdrawn == ["new", "s"]
+    assert "2 of 3 failed orders are tried again" in capsys.readouterr().err
 
 
 def test_orders_whose_process_died_every_time_give_3(call, study_file, tmp_path, monkeypatch, inline):

@@ -94,3 +94,9 @@ def test_beats_are_cheap(folder):
         spent = time.process_time() - start
     assert spent / 10_000 < 50e-6
     assert list(Path(folder.root / "dumps").iterdir()) == []
+
+
+def test_an_attempt_of_another_process_is_seen_after_the_folder_was_listed(folder):
+    assert folder.attempts() == []
+    number = StudyFolder(folder.root, revisions=[]).begin_attempt("search-1")
+    assert open_attempt(folder, "search-1").attempt == number

@@ -105,6 +105,16 @@ def test_what_killed_writers_left_is_counted_and_no_problem(full):
     assert found.leftovers == {"finals": 1, "curves": 1, "cache": 1}
 
 
+def test_the_folder_of_snapshots_is_no_leftover_but_snapshots_of_a_killed_training_are(full):
+    training = full.root / "cache" / "checkpoints" / "0123456789abcdef"
+    training.mkdir(parents=True)
+    assert audited(full).leftovers == {}
+    (training / "000004.json").touch()
+    found = audited(full)
+    assert found.problems == ()
+    assert found.leftovers == {"checkpoints": 1}
+
+
 def test_a_folder_without_a_study_is_the_users_mistake(tmp_path):
     with pytest.raises(InputError, match="no study here"):
         audit(tmp_path, tmp_path / "cache")

@@ -76,6 +76,14 @@ def test_grouped_folds_are_tested_over_subjects(grouped):
     assert "(subjects 0." in ablation.sentences[0]
 
 
+def test_names_of_single_rows_make_no_subjects(new_study):
+    made = new_study(["student_only", "hinton"])
+    for fold in range(3):
+        units = [f"name {fold}-{i}" for i in range(40)]
+        made.fill({"student_only": 0.4, "hinton": 0.95}, seeds=4, rows=40, fold=fold, units=units)
+    assert summarise_tables(made.tables()).scheme == ("folds", pytest.approx(3 / 4), "rows")
+
+
 def test_one_seed_of_grouped_folds_resamples_subjects_alone(grouped):
     grouped.trials = [run for run in grouped.trials if run.seed_index == 0]
     kept = {run.trial_id for run in grouped.trials}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mmdistill.errors import ConfigError
 from mmdistill.pipeline.run import RunSettings
+from mmdistill.records.revisions import normal, refusals
 from mmdistill.settings import edited
 from mmdistill.studies.designs import Base
 from mmdistill.studies.designs.controls import CONTROLS
@@ -203,6 +204,14 @@ def test_arms_may_differ_in_their_folds_and_each_has_its_own_data():
     prints = [found.fingerprint(folded.run.data, fold) for fold in range(5)]
     assert found.fingerprints == (found.fingerprint(official.run.data, 0), *prints)
     assert len(set(found.fingerprints)) == 6
+
+
+@pytest.mark.parametrize("values", [["stratified"], ["official", "stratified"]])
+def test_arms_with_folds_of_their_own_may_be_added_to_a_study_that_has_begun(values):
+    axis = {"kind": "axis", "bases": ["student_only", "mt"], "path": "data.folds.scheme", "values": values}
+    before, after = (normal(found.resolved()) for found in (study(MT), study(MT, designs=[axis])))
+    assert refusals("study.json", before, after, begun=True, opened={"mt"}) == []
+    assert "fingerprints" in str(refusals("study.json", after, before, begun=True, opened=()))
 
 
 def test_a_student_of_another_width_is_compared_with_its_like():

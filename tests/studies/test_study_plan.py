@@ -9,6 +9,7 @@ from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
+from mmdistill.statistics import detectable_difference
 from mmdistill.studies import power
 from mmdistill.studies.plan import plan
 from mmdistill.studies.power import earlier_spread, power_of
@@ -123,13 +124,55 @@ def test_a_damaged_neighbour_costs_nothing(put_together, tiny, tmp_path):
     assert found.power.spread is None
 
 
+def parts(*names):
+    """Return a part of a fold with a labelled row per name of a group; ``-name`` has no label."""
+    groups = np.array([name.removeprefix("-") for name in names])
+    labels = np.array([-1 if name.startswith("-") else 0 for name in names])
+    return SimpleNamespace(
+        labels=labels, groups=groups, rows=np.array([f"{g}{n}" for n, g in enumerate(groups)])
+    )
+
+
+def with_parts(monkeypatch, *folds):
+    found = [SimpleNamespace(train=train, validation=validation) for train, validation in folds]
+    monkeypatch.setattr(power, "open_fold", lambda _data, fold: found[fold])
+
+
 def test_a_fold_that_tests_one_group_counts_as_a_subject(put_together, tiny, tmp_path, monkeypatch):
     study = put_together(tiny, 'run.data.folds={scheme="stratified", count=3}')
-    part = SimpleNamespace(groups=np.array(["a", "a"]))
-    other = SimpleNamespace(groups=np.array(["b"]))
-    monkeypatch.setattr(power, "open_fold", lambda *_: SimpleNamespace(train=part, validation=other))
+    with_parts(monkeypatch, (parts("a", "a", "-x"), parts("b")), (parts("a", "a"), parts("c", "c")))
     found = power_of(study, 3, tmp_path)
     assert (found.replicate, found.n) == ("subjects", 3)
     # Three subjects cannot reach .05 by sign flips.
     assert found.refusal.startswith("n = 3 is too small")
     assert found.in_sd is None
+
+
+def test_folds_of_several_groups_count_by_subjects_where_the_score_is_a_mean_over_rows(
+    put_together, tiny, tmp_path, monkeypatch
+):
+    study = put_together(tiny, 'run.data.folds={scheme="stratified", count=2}')
+    with_parts(monkeypatch, (parts(*"aabb"), parts(*"ccdd")), (parts(*"eeff"), parts(*"gg")))
+    found = power_of(study, 2, tmp_path)
+    assert (found.replicate, found.n, found.spread) == ("subjects", 7, None)
+    assert found.in_sd == pytest.approx(detectable_difference(7, level=found.level, power=0.8))
+
+
+def test_rows_kept_for_tuning_are_no_replicates(put_together, tiny, tmp_path):
+    folds = 'run.data.folds={scheme="stratified", count=4, tuning="fixed_holdout"}'
+    found = power_of(put_together(tiny, folds), 4, tmp_path)
+    assert (found.replicate, found.n) == ("folds", 4)
+    assert found.in_sd == pytest.approx(
+        detectable_difference(4, level=found.level, power=0.8, test_share=1 / 3)
+    )
+
+
+def test_a_neighbour_that_was_extended_tells_its_prices_and_spread(put_together, tiny, tmp_path):
+    edits = ("search.trials=1", "search.startup=1", "name=earlier")
+    run(put_together(tiny, "confirm.pairs=4", *edits), tmp_path / "earlier")
+    study = put_together(tiny, "confirm.pairs=5", *edits)
+    folder = run(study, tmp_path / "earlier")
+    assert folder.revision == 2
+    compact(folder)
+    assert earlier_spread(study, 1, tmp_path)[1] == "earlier"
+    assert planned(put_together(tiny, "name=other", *edits[:2]), tmp_path / "other").cost.recorded == 1

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmdistill.studies.planned import PHASES, planned
+from mmdistill.records.rows import PHASES
+from mmdistill.studies.planned import planned
 from mmdistill.studies.proposing import criterion
 from mmdistill.studies.protocol import StudyProtocol
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mmdistill.data.folds import FoldSettings
+from mmdistill.records.rows import PHASES
 from mmdistill.settings import Range
-from mmdistill.studies.planned import PHASES, planned
+from mmdistill.studies.planned import planned
 from mmdistill.studies.proposing import columns_of
 from mmdistill.studies.protocol import StudyProtocol
 

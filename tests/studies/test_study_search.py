@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdistill.errors import InputError
+from mmdistill.records.rows import PHASES
 from mmdistill.settings import Choice, Range
 from mmdistill.studies.file import SearchSettings
-from mmdistill.studies.planned import PHASES
 from mmdistill.studies.proposing import sampler_of
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.search import generations_of

@@ -7,9 +7,9 @@ from typing import Any
 
 from mmdistill.cli.printing import print_json, text_table
 from mmdistill.cli.reading import readable
+from mmdistill.records.rows import PHASES
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.plan import Cost, Plan, plan
-from mmdistill.studies.planned import PHASES
 from mmdistill.studies.power import Power
 from mmdistill.studies.study import open_study
 
@@ -32,7 +32,7 @@ def show_plan(
     root = readable(output or Path("results") / study.file.name)
     on_record = lanes_on_record(root)
     study = study if on_record is None else with_lanes(study, on_record)
-    found = plan(study, root, cache or root / "cache", may_pilot=may_pilot)
+    found = plan(study, root, readable(cache or root / "cache"), may_pilot=may_pilot)
     if as_json:
         print_json(found)
     else:

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from mmdistill.cli.printing import say
 from mmdistill.cluster.progress import Event, Listener, silent
-from mmdistill.studies.planned import PHASES, planned
+from mmdistill.records.rows import PHASES
+from mmdistill.studies.planned import planned
 from mmdistill.studies.session import Session
 
 

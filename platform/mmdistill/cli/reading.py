@@ -8,6 +8,7 @@ from typing import Literal
 
 from mmdistill.cli.printing import print_json, say, text_table
 from mmdistill.errors import InputError, Problem
+from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
@@ -15,7 +16,6 @@ from mmdistill.reports.render import as_csv, as_json, markdown
 from mmdistill.reports.status import ArmStatus, Status, status
 
 LONGEST_PATH = 200
-PHASES = ("search", "validate", "confirm", "test")
 
 
 def readable(path: Path) -> Path:

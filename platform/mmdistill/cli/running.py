@@ -127,9 +127,14 @@ def _folder(study: Study, root: Path, file: Path, lease: Lease) -> StudyFolder:
 
 def _withdraw_failed(folder: StudyFolder) -> None:
     """Take back what was given up; what a frozen selection was made from stays."""
-    tuned = folder.selection() is not None
+    # Of an extension that is still searched, the arms before it have their winners already.
+    tuned = {winner["arm"] for winner in (folder.selection() or {"winners": ()})["winners"]}
     failed = [final for final in folder.finals() if final.is_given_up]
-    again = [final for final in failed if not tuned or final.kind not in _BEFORE_SELECTION]
+    again = [
+        final
+        for final in failed
+        if final.kind not in _BEFORE_SELECTION or tuned.isdisjoint(row.arm for row in final.trials)
+    ]
     for final in again:
         folder.withdraw(final.order_id)
     say(f"{len(again)} of {len(failed)} failed orders are tried again")

@@ -46,8 +46,7 @@ def _sequence(request: ProposalRequest) -> dict[str, Points]:
     engine = {"sobol": qmc.Sobol, "halton": qmc.Halton}[request.sampler]
     found: dict[str, Points] = {}
     for revision, paths in enumerate(request.columns):
-        parts = (request.shared_seed, revision) if revision else (request.shared_seed,)
-        seed = derive_seed(*parts) if revision else request.shared_seed
+        seed = derive_seed(request.shared_seed, revision) if revision else request.shared_seed
         with warnings.catch_warnings():
             # The start of the sequence is as good as any; a full power of 2 is the study's choice.
             warnings.filterwarnings("ignore", "The balance properties of Sobol", UserWarning)

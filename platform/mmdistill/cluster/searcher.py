@@ -74,7 +74,7 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
     def _after_a_loss(self, order: Order) -> str:
         """Return what became of an order whose process died; nothing if it is to run again."""
         folder = self._session.folder
-        if order.order_id in folder.final_ids():
+        if folder.has_final(order.order_id):
             return "there already"
         note_hung(folder, order.order_id)
         self._losses[order.order_id] += 1

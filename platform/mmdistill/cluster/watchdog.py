@@ -80,7 +80,7 @@ def note_hung(folder: StudyFolder, order_id: str) -> bool:
 
 def open_attempt(folder: StudyFolder, order_id: str) -> AttemptRow | None:
     """Return the latest attempt at an order if it has no end."""
-    attempts = [attempt for attempt in folder.attempts() if attempt.order_id == order_id]
+    attempts = folder.attempts(order_id)
     return attempts[-1] if attempts and attempts[-1].outcome is None else None
 
 

@@ -15,6 +15,7 @@ from mmdistill.cluster.watchdog import Watchdog, note_hung, open_attempt
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
 from mmdistill.pipeline.order import Order
+from mmdistill.records.store import is_storage_fault
 from mmdistill.records.study import StudyFolder
 from mmdistill.training.runtime import LocalRuntime, Runtime, Value
 
@@ -97,8 +98,18 @@ def fit_order(config: dict[str, Any]) -> str:
     """Run one order through a ``TorchTrainer`` and return its outcome.
 
     Without workers it runs in this process (local mode), else in a worker group with a process group; a
-    group that loses a worker has failed.
+    group that loses a worker has failed. A disk that fails beside the order, where the study is read or the
+    watchdog begins, is ``storage`` as it is inside.
     """
+    try:
+        return _fitted(config)
+    except OSError as error:
+        if not is_storage_fault(error):
+            raise
+        return "storage"
+
+
+def _fitted(config: dict[str, Any]) -> str:
     from ray.train import ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -139,6 +150,9 @@ def _group(config: dict[str, Any]) -> Any:
 def _group_failed(config: dict[str, Any], error: Exception) -> str:
     """Put on record why a group was lost, as far as its workers could not say it themselves."""
     order, study = _order_and_study(config)
+    attempts = study.attempts(order.order_id)
+    if attempts and attempts[-1].outcome == "storage":
+        return "storage"  # The others lost the one that writes.
     if not note_hung(study, order.order_id):
         causes = getattr(error, "worker_failures", None) or {0: error}
         reason = "; ".join(f"worker {rank}: {_last_line(cause)}" for rank, cause in sorted(causes.items()))
@@ -146,7 +160,7 @@ def _group_failed(config: dict[str, Any], error: Exception) -> str:
         # A worker may have told itself; a group that never came to life has begun nothing.
         if attempt is not None:
             study.end_attempt(order.order_id, attempt.attempt, "failed", reason)
-        elif all(attempt.order_id != order.order_id for attempt in study.attempts()):
+        elif not attempts:
             study.end_attempt(order.order_id, study.begin_attempt(order.order_id), "failed", reason)
     return "failed"
 

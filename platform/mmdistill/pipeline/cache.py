@@ -18,6 +18,7 @@ from mmdistill.errors import ConflictError, StudyError
 from mmdistill.faults import point
 from mmdistill.pipeline.checkpoints import Checkpoints, training_name
 from mmdistill.pipeline.stages import Stage
+from mmdistill.records.audit import CHECKPOINTS
 from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.store import put_if_absent, read_verified, replace_atomically, sha256_of
 from mmdistill.training.runtime import Runtime
@@ -53,7 +54,7 @@ class StageCache:
     def checkpoints(self, keys: Sequence[str], runtime: Runtime) -> Checkpoints:
         """Return the snapshots of the training that computes the stages with these keys together."""
         name = training_name(keys, str(runtime.device), runtime.world_size)
-        return Checkpoints(self.root / "checkpoints" / name, self.checkpoint_seconds)
+        return Checkpoints(self.root / CHECKPOINTS / name, self.checkpoint_seconds)
 
     def read(self, stage: Stage) -> tuple[Entry | None, str]:
         """Return the entry, or None, and the reason: "hit" or why it is a miss.

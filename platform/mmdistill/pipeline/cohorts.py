@@ -48,7 +48,7 @@ def best_lanes(run: RunSettings, concurrent: int) -> int:
 
 def lane_bytes(run: RunSettings, fold: Fold) -> int:
     """Return an estimate, rather too high, of the memory that one lane of a student's training takes."""
-    objective = student_objective([run], _some_outputs(run, fold), fold, LocalRuntime())
+    objective = student_objective([run], made_up_outputs(run, 1, fold), fold, LocalRuntime())
     network, teachers = run.network, len(run.networks())
     inputs = sum(fold.widths(run.data.student + run.data.privileged).values())
     rows = max(run.batch_size, min(CHUNK, len(fold.validation)))
@@ -72,23 +72,18 @@ def available_bytes() -> int:
 
 def _step(run: RunSettings, fold: Fold, lanes: int) -> Callable[[], object]:
     runs = [run.model_copy(update={"seed": run.seed + k}) for k in range(lanes)]
-    outputs = _some_outputs(run, fold)
-    objective = student_objective(runs, None if outputs is None else outputs * lanes, fold, LocalRuntime())
+    objective = student_objective(runs, made_up_outputs(run, lanes, fold), fold, LocalRuntime())
     training = Training(objective, student_plan(runs, fold), LocalRuntime())
     return lambda: training.take_steps(1)
 
 
-def _some_outputs(run: RunSettings, fold: Fold) -> list[Entry] | None:
-    if run.trains_teacher() or not run.networks():
+def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | None:
+    """Return outputs of teachers that know nothing, per lane; None where no frozen teacher teaches."""
+    names = [] if run.trains_teacher() else list(run.networks())
+    if not names:
         return None
     generator = torch.Generator().manual_seed(0)
-    lead = (len(run.networks()), len(fold.train))
-    tensors = {
-        name: torch.randn(*lead, width, generator=generator)
-        for name, width in (
-            ("features", run.network.width),
-            ("logits", fold.outputs),
-            ("held_out", fold.outputs),
-        )
-    }
-    return [Entry(tensors, {"teachers": list(run.networks())})]
+    widths = {"features": run.network.width, "logits": fold.outputs, "held_out": fold.outputs}
+    rows = (len(names), len(fold.train))
+    tensors = {name: torch.randn(*rows, width, generator=generator) for name, width in widths.items()}
+    return [Entry(tensors, {"teachers": names})] * lanes

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from mmdistill.data.samples import has_label
 from mmdistill.models.network import Network
 from mmdistill.pipeline.cache import Entry
+from mmdistill.pipeline.cohorts import made_up_outputs
 from mmdistill.pipeline.costs import kind_of, lanes_of, order_keys, same_shape, sizes_of
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold, tensor_part
@@ -84,7 +84,7 @@ def _student(runs: Sequence[RunSettings], fold: Fold) -> float:
 
     def work(part: Fold) -> float:
         clock = _clock(fold)
-        entries = train_students(short, _made_up_outputs(run, len(runs), part), part, _runtime(fold))
+        entries = train_students(short, made_up_outputs(run, len(runs), part), part, _runtime(fold))
         trained: float = sum(entry.facts["cpu_s"] for entry in entries)
         spent["evaluation"] = _clock(fold) - clock - trained
         return trained
@@ -167,18 +167,6 @@ def _teachers(runs: Sequence[RunSettings], fold: Fold) -> dict[str, list[Entry]]
         network = Network(fold.widths(modalities), fold.outputs, runs[0].network, seeds)
         found[name] = [Entry(dict(network.state_dict()), {})] * len(runs)
     return found
-
-
-def _made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | None:
-    """Return outputs of teachers that know nothing; None where no frozen teacher teaches."""
-    names = [] if run.trains_teacher() else list(run.networks())
-    if not names:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    widths = {"features": run.network.width, "logits": fold.outputs, "held_out": fold.outputs}
-    rows = (len(names), len(fold.train))
-    tensors = {name: torch.randn(*rows, width, generator=generator) for name, width in widths.items()}
-    return [Entry(tensors, {"teachers": names})] * lanes
 
 
 def _runtime(fold: Fold) -> LocalRuntime:

@@ -86,8 +86,8 @@ def recorded_prices(results: Path, device: str) -> Prices:
     studies = [found for path in folders[-MOST_STUDIES:] if (found := _read(path.parent)) is not None]
     here = (os.cpu_count(), version("torch"))
     prices: dict[str, Price] = {}
-    for study in sorted(studies, key=lambda tables: tables["studies"][0]["created_at"]):
-        row = study["studies"][0]
+    for study in sorted(studies, key=lambda tables: tables["studies"][-1]["created_at"]):
+        row = study["studies"][-1]
         devices = {trial["device"].partition(":")[0] for trial in study["trials"]}
         if (row["cpu_count"], row["torch"]) == here and devices <= {device}:
             prices |= _prices(study)

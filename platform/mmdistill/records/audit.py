@@ -21,6 +21,8 @@ _COMPUTED_AGAIN = "remove it; `mmdistill run` computes it again where it is need
 _DERIVED = "write the tables again with `mmdistill rebuild`"
 _RECORDS = ("lease", "revisions", "decisions", "selection", "attempts", "withdrawn")
 _SIDES = ("curves", "predictions")
+# Folder of the stage cache in which trainings keep their snapshots.
+CHECKPOINTS = "checkpoints"
 
 
 class Audit(NamedTuple):
@@ -156,9 +158,14 @@ def _check_cache(cache: Path, look: _Look) -> None:
     for name in file_names(cache):
         if name.endswith(".json"):
             payloads.add(look.at("cache", cache / name, partial(_entry, cache / name), _COMPUTED_AGAIN))
-    left = [name for name in file_names(cache) if not name.endswith(".json") and name not in payloads]
+    left = [name for name in file_names(cache) if (cache / name).is_file() and name not in payloads]
+    left = [name for name in left if not name.endswith(".json")]
     if left:
         look.leftovers[cache.name] += len(left)
+    # Of trainings that did not end; one that did has cleared its own.
+    snapshots = [path for path in (cache / CHECKPOINTS).rglob("*") if path.is_file()]
+    if snapshots:
+        look.leftovers[CHECKPOINTS] += len(snapshots)
 
 
 def _entry(mark: Path) -> str:

@@ -19,6 +19,9 @@ from mmdistill.records.schema import (
     type_text,
 )
 
+PHASES = ("search", "validate", "confirm", "test")
+"""Phases of a study, in the order in which an arm goes through them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow(Row):

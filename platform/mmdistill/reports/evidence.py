@@ -86,13 +86,15 @@ def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, tun
 
     Args:
         trials: the runs.
-        predictions: theirs; a unit that is not its row is a group.
+        predictions: theirs; a unit of several rows is a group.
         score: a concordance has no value of its own for a few rows of a subject, so where folds test several
             subjects at once the folds are compared.
         tuning: with ``fixed_holdout`` no fold gives rows to validation.
     """
     folds = {trial["fold"] for trial in trials}
-    grouped = bool(pc.any(pc.not_equal(predictions["unit"], predictions["row"])).as_py())
+    # A unit of its own for every row is no group, whatever it is called.
+    rows, units = (pc.count_distinct(predictions[name]).as_py() for name in ("row", "unit"))
+    grouped = units < rows
     unit: Literal["rows", "groups"] = "groups" if grouped else "rows"
     if len(folds) < 2:
         return Scheme("seeds", 0.0, unit)

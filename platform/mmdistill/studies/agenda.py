@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator
 
 from mmdistill.pipeline.order import Order
+from mmdistill.records.rows import PHASES
 from mmdistill.studies.orders import Draft, OrderBook
-from mmdistill.studies.planned import PHASES
 
 _RANKS = {phase: rank for rank, phase in enumerate(PHASES)}
 _Key = tuple[int, tuple[int, ...], str]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmdistill.pipeline.cohorts import best_lanes
 from mmdistill.records.study import StudyFolder
+from mmdistill.studies.file import Resources
 from mmdistill.studies.study import Study
 
 
@@ -33,7 +34,13 @@ def with_lanes(study: Study, on_record: int | None) -> Study:
     lanes = on_record
     if lanes is None:
         dearest = max(study.arms, key=lambda arm: len(arm.run.active_terms()))
-        concurrent = resources.concurrent or int(len(os.sched_getaffinity(0)) / resources.cpus)
-        lanes = best_lanes(dearest.run, concurrent)
+        lanes = best_lanes(dearest.run, concurrent_here(resources))
     settled = resources.model_copy(update={"lanes": lanes})
     return replace(study, file=study.file.model_copy(update={"resources": settled}))
+
+
+def concurrent_here(resources: Resources) -> int:
+    """Return how many orders run at once on the CPUs of this machine."""
+    asked = resources.cpus * max(resources.workers, 1)
+    fits = max(1, int(len(os.sched_getaffinity(0)) / asked))
+    return min(resources.concurrent or fits, fits)

@@ -1,6 +1,5 @@
 """What a study is going to run, what of it is there already, what it costs, what it can detect."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from mmdistill.pipeline.order import Order
 from mmdistill.pipeline.pilot import pilot
 from mmdistill.pipeline.prices import Price, Prices, device_kind, recorded_prices
 from mmdistill.records.finals import Final
+from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.inventory import Inventory, Piece
-from mmdistill.studies.planned import PHASES
+from mmdistill.studies.lanes import concurrent_here
 from mmdistill.studies.power import Power, power_of
 from mmdistill.studies.protocol import State
 from mmdistill.studies.rehearsal import NOTHING, rehearse
@@ -244,7 +244,7 @@ def _cost(
         if prices.recorded.of(piece.key) is not None
     )
     unknown = sum(price is None for _, price in found)
-    concurrent = _concurrent(study)
+    concurrent = concurrent_here(study.file.resources)
     wall_of = _wall_of(pieces, known)
     held = sum(wall_of(order) for wave in waves for order in wave)
     gpus = study.file.resources.gpus * max(study.file.resources.workers, 1) if device == "cuda" else 0.0
@@ -270,11 +270,3 @@ def _wall_of(pieces: Mapping[str, Sequence[Piece]], known: Mapping[Piece, Price]
 def _wave_s(seconds: Sequence[float], concurrent: int) -> float:
     """Return how long orders without an order among them take on some workers, at best."""
     return max(sum(seconds) / concurrent, max(seconds))
-
-
-def _concurrent(study: Study) -> int:
-    """Return how many orders run at once on this machine."""
-    resources = study.file.resources
-    asked = resources.cpus * max(resources.workers, 1)
-    fits = max(1, int(len(os.sched_getaffinity(0)) / asked))
-    return min(resources.concurrent or fits, fits)

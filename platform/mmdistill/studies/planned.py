@@ -6,8 +6,6 @@ from typing import NamedTuple
 from mmdistill.studies.search import generations_of
 from mmdistill.studies.study import Arm, Study
 
-PHASES = ("search", "validate", "confirm", "test")
-
 
 class Planned(NamedTuple):
     """What one arm has by phase, when no run fails and no race stops one.

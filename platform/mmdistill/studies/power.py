@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmdistill.data.opening import open_fold
+from mmdistill.data.opening import DataSettings, open_fold
+from mmdistill.data.samples import has_label
 from mmdistill.statistics import ALPHA, detectable_difference, too_few
 from mmdistill.studies.study import Study
 
@@ -52,29 +53,39 @@ def power_of(study: Study, folds: int, results: Path) -> Power:
         folds: in which winners are confirmed.
         results: folder of earlier studies.
     """
-    replicate, test_share = _replicate(study, folds)
-    n = study.file.confirm.pairs if replicate == "seeds" else folds
+    replicate, n, test_share = _replicate(study, folds)
     family = max(1, len(study.file.contrasts))
     refusal = None if replicate == "folds" else too_few(n, family)
     size = detectable_difference(n, level=ALPHA / family, power=POWER, test_share=test_share)
     in_sd = size if np.isfinite(size) and refusal is None else None
-    spread, source = earlier_spread(study, folds, results)
+    # The rows of earlier trials tell of seeds and folds, of subjects only where each is a fold.
+    is_told = replicate != "subjects" or n == folds
+    spread, source = earlier_spread(study, folds, results) if is_told else (None, None)
     known = None if in_sd is None or spread is None else in_sd * spread
     return Power(replicate, n, family, ALPHA / family, in_sd, spread, source, known, refusal)
 
 
-def _replicate(study: Study, folds: int) -> tuple[Literal["seeds", "subjects", "folds"], float]:
-    """Return what the report is going to count as one difference, and the share of its corrected t."""
+def _replicate(study: Study, folds: int) -> tuple[Literal["seeds", "subjects", "folds"], int, float]:
+    """Return what the report is going to count as one difference, their number, and its test share."""
     if folds < 2:
-        return "seeds", 0.0
+        return "seeds", study.file.confirm.pairs, 0.0
     data = study.arms[0].run.data
-    fold = open_fold(data, 0)
-    groups = set(fold.train.groups.tolist())
-    if data.folds.tuning != "fixed_holdout":
-        groups |= set(fold.validation.groups.tolist())
-    if len(groups) == folds - 1:
-        return "subjects", 0.0
-    return "folds", folds / (folds - 1) ** 2
+    rows, groups = _tested(data)
+    if groups == folds or (groups < rows and study.score == "accuracy"):
+        return "subjects", groups, 0.0
+    return "folds", folds, 1 / (folds - 1) if data.folds.has_holdout else folds / (folds - 1) ** 2
+
+
+def _tested(data: DataSettings) -> tuple[int, int]:
+    """Return how many rows, and how many groups, some fold tests; no test row is opened for it."""
+    # What the first fold tests, the second one learns from.
+    opened = [open_fold(data, fold) for fold in (0, 1)]
+    parts = [fold.train for fold in opened]
+    parts += [] if data.folds.has_holdout else [fold.validation for fold in opened]
+    known = [has_label(part.labels) for part in parts]
+    rows = {row for part, mask in zip(parts, known, strict=True) for row in part.rows[mask].tolist()}
+    groups = {group for part, mask in zip(parts, known, strict=True) for group in part.groups[mask].tolist()}
+    return len(rows), len(groups)
 
 
 def earlier_spread(study: Study, folds: int, results: Path) -> tuple[float | None, str | None]:
@@ -95,10 +106,10 @@ def earlier_spread(study: Study, folds: int, results: Path) -> tuple[float | Non
 
 def _variances(path: Path, study: Study, folds: int) -> list[float]:
     try:
-        (row,) = pq.read_table(path.with_name("studies.parquet")).to_pylist()
+        row = pq.read_table(path.with_name("studies.parquet")).to_pylist()[-1]
         columns = ["arm", "phase", "fold", "seed_index", "status", "metrics", "config_json", "dataset"]
         trials = pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, pa.ArrowException, ValueError):
+    except (OSError, pa.ArrowException, ValueError, IndexError):
         return []
     rows = [trial for trial in trials if _counts(trial, study)]
     if row["score"] != study.score or (len({trial["fold"] for trial in rows}) > 1) != (folds > 1):

@@ -17,10 +17,9 @@ from mmdistill.pipeline.execute import failed_final
 from mmdistill.pipeline.order import Order
 from mmdistill.records.events import write_experiment_events, write_trial_events
 from mmdistill.records.finals import Final
-from mmdistill.records.rows import EpochRow, OpeningRow, TrialRow
+from mmdistill.records.rows import PHASES, EpochRow, OpeningRow, TrialRow
 from mmdistill.records.study import StudyFolder
 from mmdistill.settings import Choice, Dimension, Range
-from mmdistill.studies.planned import PHASES
 from mmdistill.studies.protocol import Proposer, State, Step, StudyProtocol
 from mmdistill.studies.study import Study
 from mmdistill.terms.base import Task

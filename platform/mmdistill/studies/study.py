@@ -10,7 +10,6 @@ from mmdistill.errors import ConfigError, InputError, Problem
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.pipeline.stages import VERSIONS
 from mmdistill.registry import unknown_name
-from mmdistill.settings import digest
 from mmdistill.studies.arm import Arm, folds_identity, main_baseline, merged_by_digest, with_baselines
 from mmdistill.studies.arms import entries_of, runs_of
 from mmdistill.studies.file import PLANNED_LANES, ArmEntry, Contrast, StudyFile, read_study_file, sound_part
@@ -25,7 +24,7 @@ class Study:
     """A valid study.
 
     Attributes:
-        prints: fingerprints of the data of each fold, by the digest of the division into folds.
+        prints: fingerprints of the data of each fold, by the division into folds.
     """
 
     file: StudyFile
@@ -37,7 +36,7 @@ class Study:
 
     def fingerprint(self, data: DataSettings, fold: int) -> str:
         """Return what identifies the data of a fold of some arm's."""
-        return self.prints[digest(folds_identity(data))][fold]
+        return self.prints[_division(data)][fold]
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -73,7 +72,11 @@ class Study:
             "lanes": self.file.resources.lanes,
             "arms": arms,
             "order": [arm.name for arm in self.arms],
-            "fingerprints": list(self.fingerprints),
+            # By division and fold, so that an added arm may bring folds of its own.
+            "fingerprints": {
+                division: {str(fold): found for fold, found in enumerate(prints)}
+                for division, prints in self.prints.items()
+            },
             "stage_versions": VERSIONS,
         }
 
@@ -170,10 +173,14 @@ def _fingerprints(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
     prints: dict[str, tuple[str, ...]] = {}
     for arm in arms:
         data = arm.run.data
-        key = digest(folds_identity(data))
-        if key not in prints:
-            prints[key] = tuple(open_fold(data, fold).fingerprint for fold in data.folds.opened_folds)
+        division = _division(data)
+        if division not in prints:
+            prints[division] = tuple(open_fold(data, fold).fingerprint for fold in data.folds.opened_folds)
     return prints
+
+
+def _division(data: DataSettings) -> str:
+    return "-".join(map(str, folds_identity(data)))
 
 
 def _contrasts(
