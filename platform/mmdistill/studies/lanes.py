@@ -34,7 +34,8 @@ def with_lanes(study: Study, on_record: int | None) -> Study:
     lanes = on_record
     if lanes is None:
         dearest = max(study.arms, key=lambda arm: len(arm.run.active_terms()))
-        lanes = best_lanes(dearest.run, concurrent_here(resources))
+        # A run cannot race alone.
+        lanes = max(best_lanes(dearest.run, concurrent_here(resources)), 2 if study.file.search.racing else 1)
     settled = resources.model_copy(update={"lanes": lanes})
     return replace(study, file=study.file.model_copy(update={"resources": settled}))
 

@@ -72,6 +72,7 @@ class Study:
             "lanes": self.file.resources.lanes,
             "arms": arms,
             "order": [arm.name for arm in self.arms],
+            "baseline": self.baseline,
             # By division and fold, so that an added arm may bring folds of its own.
             "fingerprints": {
                 division: {str(fold): found for fold, found in enumerate(prints)}
