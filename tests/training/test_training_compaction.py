@@ -88,9 +88,7 @@ def test_a_lane_of_a_cohort_that_shrank_equals_its_solo_run(name, live):
         for curve, (theirs,) in alone.curves.items():
             mine = fitted.curves[curve][k]
             if not curve.startswith(("detail/transport", "detail/selection", "validation/accuracy")):
-                # The solver stops at a marginal error of 1e-4: an iteration more or less shows there.
-                close = 5e-5 if curve == "term/transport" else 1e-5
-                assert mine == pytest.approx(theirs[: epochs[k]], rel=close, abs=1e-6), curve
+                assert mine == pytest.approx(theirs[: epochs[k]], rel=1e-5, abs=1e-6), curve
         if epochs[k] == EPOCHS:
             assert fitted.epoch_A[k] == alone.epoch_A[0]
             torch.testing.assert_close(

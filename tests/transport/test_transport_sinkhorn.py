@@ -79,6 +79,19 @@ def test_value_is_cost_plus_eps_times_divergence_from_independence():
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-4])
+def test_a_value_stopped_early_is_a_lower_bound_off_by_the_square_of_the_marginal_error(symmetric, tolerance):
+    cost = clouds(20, 30)[symmetric]
+    exact, _ = transport_value(cost, eps=1.0, symmetric=symmetric, **EXACT)
+    early, plan = transport_value(cost, eps=1.0, symmetric=symmetric, tolerance=tolerance)
+    assert (early <= exact + 1e-10).all()
+    # The inverse curvature of the dual is about eps over a mass, here 30.
+    assert (exact - early <= 60 * plan.error_L.square() + 1e-10).all()
+    plain = plan.cost_L + plan.kl_L
+    assert (exact - early).mean() < 0.2 * (exact - plain).abs().mean()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
 def test_gradient_is_that_of_the_value(symmetric):
     between, within = clouds(1, 6)
     cost = (within if symmetric else between)[0].requires_grad_()

@@ -91,7 +91,7 @@ def transport_clouds(
     eps_L = eps * median_cost(own_costs[: len(x_LNA)]) if relative else eps
     between = solve(half_squared_distances(x_LNA, y_LMA), eps=eps_L, **bounds)
     value_L, converged_L, used = (
-        _value(between, eps_L),
+        between.value_L,
         between.converged_L.to(eps_L.dtype),
         between.iterations,
     )
@@ -100,7 +100,7 @@ def transport_clouds(
         eps_2L = torch.cat([eps_L, eps_L])
         within = solve(own_costs, eps=eps_2L, symmetric=True, **bounds)
         X_plan, Y_plan = within.plan_LNM.chunk(2)
-        value_L = value_L - 0.5 * _value(within, eps_2L).reshape(2, -1).sum(dim=0)
+        value_L = value_L - 0.5 * within.value_L.reshape(2, -1).sum(dim=0)
         converged_L = (converged_L + within.converged_L.to(eps_L.dtype).reshape(2, -1).sum(dim=0)) / 3
         used = max(used, within.iterations)
     if X_LNA.requires_grad:
@@ -108,10 +108,6 @@ def transport_clouds(
     if Y_LMA.requires_grad:
         value_L = with_gradient(value_L, Y_LMA, _pull(y_LMA, x_LNA, between.plan_LNM.mT, Y_plan))
     return Transported(value_L, between, converged_L, used)
-
-
-def _value(plan: Plan, eps_L: Tensor) -> Tensor:
-    return plan.cost_L + torch.where(torch.isinf(eps_L), 0.0, eps_L) * plan.kl_L
 
 
 def _pull(x_LNA: Tensor, y_LMA: Tensor, plan_LNM: Tensor, own_LNN: Tensor | None) -> Tensor:

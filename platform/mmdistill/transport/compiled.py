@@ -80,23 +80,24 @@ def solve_all(
     iterations: int,
     symmetric: bool,
 ) -> tuple[Array, Array]:
-    """Return plan_PNM and facts_P4 in double precision: <P, C>, KL(P || a x b), error, iterations.
+    """Return plan_PNM and facts_P5 in double precision: dual value, <P, C>, KL, error, iterations.
 
-    Everything is of one type, float32 or float64, contiguous and finite; eps and masses are above 0.
+    KL is that of P from a x b. Everything is of one type, float32 or float64, contiguous and finite; eps and
+    masses are above 0.
     """
     kernel = _kernel()
     real = costs_PNM.dtype
     _, rows, columns = costs_PNM.shape
-    plan_PNM, facts_P4 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 4))
+    plan_PNM, facts_P5 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 5))
     powers_M = np.empty(columns, real)
     bits_M = powers_M.view(np.int32 if real.itemsize == 4 else np.int64)
     spaces = [*np.empty((2, rows, columns), real), powers_M, bits_M]
     problem = Problem(*spaces, *np.empty((3, rows), real), *np.empty((7, columns), real))
     number = NUMBERS[real.itemsize]
     kernel.solve_all(
-        costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric, problem, number, plan_PNM, facts_P4
+        costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric, problem, number, plan_PNM, facts_P5
     )
-    return plan_PNM, facts_P4
+    return plan_PNM, facts_P5
 
 
 @functools.cache

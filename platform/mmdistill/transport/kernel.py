@@ -340,26 +340,36 @@ def _product(kernel_NM: Array, column_M: Array, product_N: Array) -> None:
 @_compiled
 def _finish(
     costs_NM: Array, eps: float, a_N: Array, b_M: Array, problem: Problem, plan_NM: Array
-) -> tuple[float, float]:
-    """Set the plan; return <P, C>, and sum P log(P / ab), the logarithm taken from its three summands."""
+) -> tuple[float, float, float]:
+    """Set the plan; return the dual value, <P, C> and sum P log(P / ab).
+
+    A potential is what was moved into the gap and eps times the logarithm of a scaling without its mass.
+    """
     column_M, logs_M = problem.column_M, problem.step_M
+    potential = 0.0
     for j in range(len(b_M)):
         logs_M[j] = np.log(column_M[j] / b_M[j])
+        potential += b_M[j] * logs_M[j]
     zero = plan_NM.dtype.type(0)
-    cost, gap, logs = 0.0, 0.0, 0.0
+    moved, cost, gap, logs, total = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(len(a_N)):
-        row, row_cost, row_gap, row_logs, mass = problem.row_N[i], zero, zero, zero, zero
+        row, row_moved, row_cost, row_gap, row_logs, mass = problem.row_N[i], zero, zero, zero, zero, zero
         for j in range(len(b_M)):
             share = row * problem.kernel_NM[i, j] * column_M[j]
             plan_NM[i, j] = share
             mass += share
+            row_moved += b_M[j] * (costs_NM[i, j] - problem.gap_NM[i, j])
             row_cost += share * costs_NM[i, j]
             row_gap += share * problem.gap_NM[i, j]
             row_logs += share * logs_M[j]
+        log = np.log(row / a_N[i])
+        potential += a_N[i] * log
+        moved += a_N[i] * row_moved
         cost += row_cost
         gap += row_gap
-        logs += row_logs + mass * np.log(row / a_N[i])
-    return cost, logs - gap / eps
+        logs += row_logs + mass * log
+        total += mass
+    return moved + eps * (potential - (total - 1.0)), cost, logs - gap / eps
 
 
 @_compiled
@@ -374,14 +384,15 @@ def solve_all(
     problem: Problem,
     number: Number,
     plan_PNM: Array,
-    facts_P4: Array,
+    facts_P5: Array,
 ) -> None:
-    """Set the plans and, per problem, <P, C>, KL, the error and the iterations."""
+    """Set the plans and, per problem, the dual value, <P, C>, KL, the error and the iterations."""
     for p in range(len(costs_PNM)):
         costs_NM, eps, a_N, b_M = costs_PNM[p], float(eps_P[p]), a_PN[p], b_PM[p]
         if symmetric:
             used, error = _solve_self(costs_NM, eps, a_N, tolerance, iterations, problem, number)
         else:
             used, error = _solve(costs_NM, eps, a_N, b_M, tolerance, iterations, problem, number)
-        facts_P4[p, 0], facts_P4[p, 1] = _finish(costs_NM, eps, a_N, b_M, problem, plan_PNM[p])
-        facts_P4[p, 2], facts_P4[p, 3] = error, used
+        facts = _finish(costs_NM, eps, a_N, b_M, problem, plan_PNM[p])
+        facts_P5[p, 0], facts_P5[p, 1], facts_P5[p, 2] = facts
+        facts_P5[p, 3], facts_P5[p, 4] = error, used

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +33,23 @@ MOST_RELAXATION = 1.8
 COMPACT_AT = 0.7
 # Over-relaxation is safe near the solution only: the most error for it, as a share of the norm of a.
 NEAR = 0.1
+
+
+class Solution(NamedTuple):
+    """Plans, and what is known of them.
+
+    Attributes:
+        dual_P: (dual value - <a x b, C>) / eps.
+        kl_P: KL(P || a x b), in nats.
+        error_P: Euclidean norm of the error of the row sums.
+        iterations: of the slowest problem.
+    """
+
+    plan_PNM: Tensor
+    dual_P: Tensor
+    kl_P: Tensor
+    error_P: Tensor
+    iterations: int
 
 
 @dataclass
@@ -128,15 +145,13 @@ class Scaling:
         """Return the logarithms of the scalings without the masses."""
         return (self.row_P1N / self.a_P1N).log_(), (self.column_P1M / self.b_P1M).log_()
 
-    def plans(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Return plan_PNM, and kl_P from a x b, of the problems at some positions."""
-        log_row_P1N, log_column_P1M = self.log_scalings()
-        return plan_and_kl(
+    def plans(self, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :func:`finish` says of the problems at some positions."""
+        return finish(
             self.log_kernel_PNM[at],
             self.kernel_PNM[at],
-            self.row_P1N[at],
-            self.column_P1M[at],
-            (log_row_P1N[at], log_column_P1M[at]),
+            (self.row_P1N[at], self.column_P1M[at]),
+            (self.a_P1N[at], self.b_P1M[at]),
         )
 
     def only(self, keep: Tensor) -> "Scaling":
@@ -146,11 +161,12 @@ class Scaling:
 
 def solve(
     costs_PNM: Tensor, eps_P: Tensor, a_P1N: Tensor, b_P1M: Tensor, *, tolerance: float, iterations: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return plan_PNM, kl_P, error_P and the iterations of the slowest problem; all costs are finite."""
+) -> Solution:
+    """Solve problems whose costs are all finite."""
     everything = torch.arange(len(costs_PNM), device=costs_PNM.device)
     state = Scaling.start(everything, costs_PNM, eps_P, a_P1N, b_P1M, iterations)
-    plan_PNM, kl_P, found_P = torch.empty_like(costs_PNM), torch.empty_like(eps_P), torch.empty_like(eps_P)
+    plan_PNM = torch.empty_like(costs_PNM)
+    dual_P, kl_P, found_P = torch.empty_like(eps_P), torch.empty_like(eps_P), torch.empty_like(eps_P)
     open_P = torch.ones_like(everything, dtype=torch.bool)
     used = 0
     for steps in _steps_between_checks(iterations):
@@ -159,7 +175,7 @@ def solve(
         done = (open_P & (state.solved(error_P, tolerance) | (used == iterations))).nonzero()[:, 0]
         if len(done):
             at = state.index_P[done]
-            plan_PNM[at], kl_P[at] = state.plans(done)
+            plan_PNM[at], dual_P[at], kl_P[at] = state.plans(done)
             found_P[at] = error_P[done]
             open_P[done] = False
             still = open_P.nonzero()[:, 0]
@@ -168,7 +184,7 @@ def solve(
             if len(still) <= COMPACT_AT * len(open_P):
                 state, error_P, open_P = state.only(still), error_P[still], open_P[still]
         state.adapt(error_P, steps)
-    return plan_PNM, kl_P, found_P, used
+    return Solution(plan_PNM, dual_P, kl_P, found_P, used)
 
 
 def _steps_between_checks(iterations: int) -> Iterator[int]:
@@ -194,8 +210,8 @@ def best_relaxation(rate_P: Tensor, relaxation_P: Tensor) -> Tensor:
 
 def solve_self(
     costs_PNN: Tensor, eps_P: Tensor, a_P1N: Tensor, *, tolerance: float, iterations: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return plan_PNN, kl_P, error_P and the iterations of transports of clouds to themselves.
+) -> Solution:
+    """Solve transports of clouds to themselves.
 
     The two scalings are one, updated by the geometric mean of the old and the new (Feydy et al., 2019,
     section 3.1): each iteration about halves the error or better, for any eps.
@@ -214,27 +230,27 @@ def solve_self(
         used += 1
     # Averaged updates keep neither marginal exactly, hence neither the mass.
     scaling_P1N = scaling_P1N / mass_P11.sqrt()
-    logs_P1N = (scaling_P1N / a_P1N).log_()
-    return (
-        *plan_and_kl(log_kernel_PNN, kernel_PNN, scaling_P1N, scaling_P1N, (logs_P1N, logs_P1N)),
-        error_P,
-        used,
-    )
+    scalings, masses = (scaling_P1N, scaling_P1N), (a_P1N, a_P1N)
+    return Solution(*finish(log_kernel_PNN, kernel_PNN, scalings, masses), error_P, used)
 
 
-def plan_and_kl(
+def finish(
     log_kernel_PNM: Tensor,
     kernel_PNM: Tensor,
-    row_P1N: Tensor,
-    column_P1M: Tensor,
-    logs: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Return plan_PNM and kl_P = sum P log(P / ab), the logarithm taken from its three summands."""
+    scalings: tuple[Tensor, Tensor],
+    masses: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return plan_PNM, dual_P and kl_P, logarithms of the plan taken from their three summands."""
+    row_P1N, column_P1M = scalings
+    a_P1N, b_P1M = masses
     plan_PNM = row_P1N.mT * kernel_PNM * column_P1M
-    log_row_P1N, log_column_P1M = logs
+    log_row_P1N, log_column_P1M = (row_P1N / a_P1N).log_(), (column_P1M / b_P1M).log_()
     kl_P = (plan_PNM * log_kernel_PNM).sum(dim=(1, 2))
     kl_P = kl_P + (plan_PNM.sum(dim=2) * log_row_P1N[:, 0]).sum(dim=1)
-    return plan_PNM, kl_P + (plan_PNM.sum(dim=1) * log_column_P1M[:, 0]).sum(dim=1)
+    kl_P = kl_P + (plan_PNM.sum(dim=1) * log_column_P1M[:, 0]).sum(dim=1)
+    dual_P = torch.bmm(torch.bmm(a_P1N, log_kernel_PNM), b_P1M.mT)[:, 0, 0] + (1 - plan_PNM.sum(dim=(1, 2)))
+    dual_P = dual_P + (a_P1N * log_row_P1N).sum(dim=(1, 2)) + (b_P1M * log_column_P1M).sum(dim=(1, 2))
+    return plan_PNM, dual_P, kl_P
 
 
 def exponential(log_kernel_PNM: Tensor) -> Tensor:

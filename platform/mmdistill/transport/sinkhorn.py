@@ -24,6 +24,8 @@ class Plan:
 
     Attributes:
         plan_LNM: non-negative, each plan sums to 1; NaN where the costs are not finite.
+        value_L: the dual value, in the units of the cost: a lower bound of the minimum of
+            <P, C> + eps KL(P || a x b), off by the square of the marginal error only.
         cost_L: <P, C>, in the units of the cost.
         kl_L: KL(P || a x b) >= 0, in nats.
         converged_L: whether the marginal error fell to the tolerance.
@@ -34,6 +36,7 @@ class Plan:
     """
 
     plan_LNM: Tensor
+    value_L: Tensor
     cost_L: Tensor
     kl_L: Tensor
     converged_L: Tensor
@@ -53,11 +56,10 @@ def transport_value(
     column_mask: Tensor | None = None,
     symmetric: bool = False,
 ) -> tuple[Tensor, Plan]:
-    """Return <P, C> + eps KL(P || a x b) at the optimal plan, and that plan.
+    """Return the least <P, C> + eps KL(P || a x b), and its plan.
 
-    The gradient with respect to the cost is the plan itself (envelope theorem), which is exact for this
-    value at convergence; off by about the marginal error before it. At ``eps = inf`` the plan is a x b and
-    the second summand is 0, its limit. Arguments and errors are those of :func:`solve`.
+    The gradient with respect to the cost is the plan itself (envelope theorem). At ``eps = inf`` the
+    plan is a x b and the second summand is 0, its limit. Arguments and errors are those of :func:`solve`.
     """
     solved = solve(
         cost_LNM,
@@ -70,9 +72,7 @@ def transport_value(
         column_mask=column_mask,
         symmetric=symmetric,
     )
-    eps_L = torch.as_tensor(eps, dtype=solved.kl_L.dtype, device=cost_LNM.device)
-    penalty_L = torch.where(torch.isinf(eps_L), solved.kl_L.new_zeros(()), eps_L) * solved.kl_L
-    return with_gradient(solved.cost_L + penalty_L, cost_LNM, solved.plan_LNM), solved
+    return with_gradient(solved.value_L, cost_LNM, solved.plan_LNM), solved
 
 
 def solve(
@@ -128,6 +128,7 @@ def solve(
         answers = _answers(problems, finite_P, _Options(tolerance, iterations, symmetric))
         return Plan(
             plan_LNM=answers.plan_PNM.reshape(cost_LNM.shape),
+            value_L=answers.value_P.reshape(lead),
             cost_L=answers.cost_P.reshape(lead),
             kl_L=answers.kl_P.reshape(lead),
             converged_L=(answers.error_P <= tolerance).reshape(lead),
@@ -151,6 +152,7 @@ class _Problems(NamedTuple):
 
 class _Answers(NamedTuple):
     plan_PNM: Tensor
+    value_P: Tensor
     cost_P: Tensor
     kl_P: Tensor
     error_P: Tensor
@@ -167,11 +169,12 @@ def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answe
     nothing_P = torch.where(finite_P, plan_PNM.new_zeros(()), math.nan)
     kl_P, error_P, iterations = nothing_P, nothing_P.clone(), 0
     cost_P = _inner(plan_PNM, costs_PNM)
+    value_P = cost_P.clone()
     at = open_P.nonzero()[:, 0]
     if len(at):
         found = _solve_open(_Problems(*(x[at] for x in problems)), options)
-        plan_PNM[at], cost_P[at], kl_P[at], error_P[at], iterations = found
-    return _Answers(plan_PNM, cost_P, kl_P, error_P, iterations)
+        plan_PNM[at], value_P[at], cost_P[at], kl_P[at], error_P[at], iterations = found
+    return _Answers(plan_PNM, value_P, cost_P, kl_P, error_P, iterations)
 
 
 def _solve_open(problems: _Problems, options: _Options) -> _Answers:
@@ -181,7 +184,7 @@ def _solve_open(problems: _Problems, options: _Options) -> _Answers:
 
 def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = (x.contiguous().numpy() for x in problems)
-    plan_PNM, facts_P4 = compiled.solve_all(
+    plan_PNM, facts_P5 = compiled.solve_all(
         costs_PNM,
         eps_P,
         a_P1N[:, 0],
@@ -190,8 +193,8 @@ def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
         iterations=options.iterations,
         symmetric=options.symmetric,
     )
-    cost_P, kl_P, error_P, _ = torch.from_numpy(facts_P4).to(problems.eps_P.dtype).unbind(dim=1)
-    return _Answers(torch.from_numpy(plan_PNM), cost_P, kl_P, error_P, int(facts_P4[:, 3].max()))
+    value_P, cost_P, kl_P, error_P, _ = torch.from_numpy(facts_P5).to(problems.eps_P.dtype).unbind(dim=1)
+    return _Answers(torch.from_numpy(plan_PNM), value_P, cost_P, kl_P, error_P, int(facts_P5[:, 4].max()))
 
 
 def _with_torch(problems: _Problems, options: _Options) -> _Answers:
@@ -201,8 +204,9 @@ def _with_torch(problems: _Problems, options: _Options) -> _Answers:
         found = scaling.solve_self(costs_PNM, eps_P, a_P1N, tolerance=tolerance, iterations=iterations)
     else:
         found = scaling.solve(costs_PNM, eps_P, a_P1N, b_P1M, tolerance=tolerance, iterations=iterations)
-    plan_PNM, kl_P, error_P, used = found
-    return _Answers(plan_PNM, _inner(plan_PNM, costs_PNM), kl_P, error_P, used)
+    value_P = _inner(a_P1N.mT * b_P1M, costs_PNM) + eps_P * found.dual_P
+    cost_P = _inner(found.plan_PNM, costs_PNM)
+    return _Answers(found.plan_PNM, value_P, cost_P, found.kl_P, found.error_P, found.iterations)
 
 
 def _solve_each(
@@ -235,7 +239,7 @@ def _solve_each(
         solved.append(one)
     facts = {
         name: torch.stack([getattr(one, name).reshape(()) for one in solved]).reshape(lead)
-        for name in ("cost_L", "kl_L", "converged_L", "error_L")
+        for name in ("value_L", "cost_L", "kl_L", "converged_L", "error_L")
     }
     plan_LNM = plan_PNM.reshape(cost_LNM.shape)
     return Plan(plan_LNM=plan_LNM, iterations=max(one.iterations for one in solved), **facts)
