@@ -149,7 +149,7 @@ def cohort(case: Case, steps: int, lanes: int) -> Callable[[], object]:
 def cohort_objective(case: Case, lanes: int) -> StudentObjective:
     """Return what the plain side trains for, for some lanes."""
     seeds, width = list(range(lanes)), case.width
-    shapes = Shapes(width, width, width, "classification")
+    shapes = Shapes(width, width, width, "classification", CLASSES)
     transport, information = TERMS["transport"], TERMS["mutual_information"]
     each = [
         transport.settings_type(k=ANCHORS, iterations=ITERATIONS, eps_rel=eps_rel(k), weight=0.2)

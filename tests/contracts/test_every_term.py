@@ -1,6 +1,6 @@
 """What every term keeps; a new one is found by discovery.
 
-Axes: K lanes, B batch, D width, C outputs.
+Axes: K lanes, B batch, D width, C outputs, M teachers.
 """
 
 import math
@@ -11,10 +11,12 @@ import torch
 
 from mmdistill.models.network import Outputs
 from mmdistill.settings import declared_ranges
-from mmdistill.terms import TERMS, Batch, Shapes, TermSettings
+from mmdistill.terms import TERMS, Batch, Labels, Pool, Shapes, TermSettings
 
 K, B, C = 3, 24, 4
-SHAPES = Shapes(student=8, teacher=12, auxiliary=6, task="classification")
+TEACHERS = ("a", "b", "joint")
+ROWS = 40
+SHAPES = Shapes(8, 12, 6, "classification", C, TEACHERS, ROWS, epochs=10)
 # Terms that are least, at this value, where the student says what the teacher says.
 LEAST = {"transport": 0.0, "centroid": 0.0, "softened_logits": 0.0}
 EXTREMES = [0.0, 1e-6, 1e-3, 1.0, 1e2, 1e4]
@@ -42,17 +44,49 @@ def outputs(seed, width, scale=1.0, lanes=K):
     return Outputs(features.requires_grad_(), logits.requires_grad_())
 
 
-def batch(student=1.0, teacher=1.0, auxiliary=1.0):
-    return Batch(
-        outputs(1, SHAPES.student, student), outputs(2, SHAPES.teacher, teacher), outputs(3, 6, auxiliary)
+def labels(task):
+    """Return the labels of some rows, at least two of every class known."""
+    generator = torch.Generator().manual_seed(4)
+    value = torch.randn(K, B, C, generator=generator) if task == "regression" else torch.arange(B) % C
+    return Labels(
+        value if task == "regression" else value.repeat(K, 1), torch.arange(B).repeat(K, 1) < B // 2
     )
+
+
+def batch(student=1.0, teacher=1.0, auxiliary=1.0, task="classification"):
+    """Return a batch with everything there is; the chosen teacher is the last of the pool."""
+    parts = [outputs(1, SHAPES.student, student), outputs(2, SHAPES.teacher, teacher)]
+    others = [outputs(5 + m, SHAPES.teacher, teacher) for m in range(len(TEACHERS) - 1)]
+    features, logits = (torch.stack(found, dim=2).detach() for found in zip(*others, parts[1], strict=True))
+    known = labels(task)
+    evidence = logits.square().mean(dim=3) * known.known_KB[..., None]
+    rows_KB = torch.stack([torch.randperm(ROWS)[:B] for _ in range(K)])
+    pool = Pool(TEACHERS, features.requires_grad_(), logits.requires_grad_(), evidence)
+    return Batch(*parts, outputs(3, 6, auxiliary), pool, known, rows_KB)
 
 
 def picked(given, index):
     """Return a batch of some lanes (a slice) and rows (a permutation)."""
     lanes, rows = index
+
+    def taken(x):
+        return x.detach()[lanes][:, rows].requires_grad_(x.requires_grad)
+
     parts = (given.student, given.teacher, given.auxiliary)
-    return Batch(*(Outputs(*(x.detach()[lanes][:, rows].requires_grad_() for x in part)) for part in parts))
+    pool = Pool(TEACHERS, *(taken(x) for x in given.pool[1:]))
+    known = Labels(*(taken(x) for x in given.labels))
+    return Batch(
+        *(Outputs(*(taken(x) for x in part)) for part in parts),
+        pool,
+        known,
+        taken(given.rows_KB),
+        given.epoch,
+    )
+
+
+def inputs(given):
+    """Return all there may be a gradient to."""
+    return [*given.student, *given.teacher, *given.auxiliary, *given.pool[1:3]]
 
 
 def learner(name, given):
@@ -61,8 +95,7 @@ def learner(name, given):
 
 
 def gradients(term, given):
-    given_parts = [*given.student, *given.teacher, *given.auxiliary]
-    wanted = [*given_parts, *term.parameters()]
+    wanted = [*inputs(given), *term.parameters()]
     value_K = term(given).value_K
     found = torch.autograd.grad(value_K.sum(), wanted, allow_unused=True)
     return value_K.detach(), [g for g in found if g is not None]
@@ -101,7 +134,9 @@ def test_says_where_it_comes_from_and_what_it_is(name):
     assert term.__doc__
     assert term.settings_type.__doc__
     assert issubclass(term.settings_type, TermSettings)
-    assert term.needs <= {"teacher", "auxiliary"}
+    assert term.needs <= {"teacher", "auxiliary", "pool"}
+    assert term.tasks <= {"classification", "regression"}
+    assert term.tasks
     assert term.classification_only <= set(term.settings_type.model_fields)
 
 
@@ -128,7 +163,9 @@ def test_a_negative_weight_is_refused(name):
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_gives_one_value_per_lane(name, task):
-    found = built(name, task=task)(batch())
+    if task not in TERMS[name].tasks:
+        pytest.skip("this term is not defined for this task")
+    found = built(name, task=task)(batch(task=task))
     assert found.value_K.shape == (K,)
     assert all(detail.shape == (K,) and not detail.requires_grad for detail in found.details.values())
 
@@ -144,7 +181,7 @@ def test_values_and_gradients_are_finite_in_float32(name, student, teacher):
 def test_is_finite_where_some_rows_are_zero(name):
     given = batch()
     with torch.no_grad():
-        for part in (*given.student, *given.teacher, *given.auxiliary):
+        for part in inputs(given):
             part[:, ::3] = 0.0
     value_K, found = gradients(built(name), given)
     assert value_K.isfinite().all()
@@ -154,7 +191,7 @@ def test_is_finite_where_some_rows_are_zero(name):
 def test_a_frozen_teacher_gets_no_gradient(name):
     given = batch()
     built(name)(given).value_K.sum().backward()
-    assert all(part.grad is None for part in given.teacher)
+    assert all(part.grad is None for part in (*given.teacher, *given.pool[1:3]))
 
 
 def test_a_teacher_that_trains_along_gets_one_where_asked(name):
@@ -203,16 +240,15 @@ def test_some_of_its_lanes_are_the_same_lanes(name):
     term, given, kept = built(name, lanes), batch(), torch.tensor([0, 2])
     expected = term(given).value_K[kept]
     narrowed = term.only(kept)
-    for parameter in narrowed.parameters():
-        parameter.data = parameter.data[kept]
+    for held in (*narrowed.parameters(), *narrowed.buffers()):
+        held.data = held.data[kept]
     found = narrowed(picked(given, (kept, slice(None)))).value_K
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_holds_nothing_that_a_snapshot_would_miss(name):
     term = built(name)
-    assert list(term.buffers()) == []
-    assert all(parameter.shape[0] == K for parameter in term.parameters())
+    assert all(held.shape[0] == K for held in (*term.parameters(), *term.buffers()))
     assert len(term.generators) in {0, K}
     assert term.solo is None or term.solo.strip()
 
@@ -283,14 +319,14 @@ def test_dead_fields_change_nothing(name):
 
 def test_fields_for_classification_only_change_nothing_in_regression(name):
     for field in TERMS[name].classification_only:
-        given, settings = batch(), settings_of(name)
+        given, settings = batch(task="regression"), settings_of(name)
         changed = settings.model_copy(update={field: another(getattr(settings, field))})
         values = [built(name, [s] * K, task="regression")(given).value_K for s in (settings, changed)]
         assert torch.equal(*values)
-        values = [built(name, [s] * K)(given).value_K for s in (settings, changed)]
+        values = [built(name, [s] * K)(batch()).value_K for s in (settings, changed)]
         assert not torch.equal(*values)
 
 
 def test_a_missing_teacher_is_a_bug_that_is_named(name):
-    with pytest.raises(ValueError, match=r"this term needs a (teacher|auxiliary), and the run has none"):
+    with pytest.raises(ValueError, match=r"this term needs a (teacher|auxiliary|pool), and the run has none"):
         built(name)(Batch(outputs(1, SHAPES.student)))

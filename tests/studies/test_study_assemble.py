@@ -3,6 +3,7 @@ import pytest
 from mmdistill.errors import ConfigError, InputError
 from mmdistill.settings import Choice, Range
 from mmdistill.studies.study import open_study
+from mmdistill.terms import TERMS
 
 POOL = '"teachers.pool" = ["each", "joint"]'
 TRANSPORT = '\n[[arms]]\nname = "pkdot"\nrecipe = "pkdot"\nedits = { "terms.transport.k" = 5 }\n'
@@ -307,6 +308,23 @@ def test_two_contradictions_of_one_arm_are_two_problems(put_together, tiny):
     assert len(found) == 2
     assert "a jointly trained teacher must be the only one" in found[0]
     assert "alignment pulls the other teachers to the `joint` one" in found[1]
+
+
+def test_a_term_that_says_nothing_about_the_data_is_refused_by_name(put_together, tiny, monkeypatch):
+    monkeypatch.setattr(TERMS["softened_logits"], "least_classes", 5)
+    found = problems(put_together, tiny)
+    assert [problem.split(": ")[1] for problem in found] == ["arms.hinton", "arms.several"]
+    assert "terms.softened_logits needs at least 5 classes to say anything, and there are" in found[0]
+    assert "(data set 'planted'); leave the term out of this arm" in found[0]
+    monkeypatch.setattr(TERMS["softened_logits"], "tasks", frozenset({"regression"}))
+    assert "terms.softened_logits is not defined for classification" in problems(put_together, tiny)[0]
+
+
+def test_a_term_that_asks_for_all_teachers_needs_frozen_ones(put_together, tiny, monkeypatch):
+    monkeypatch.setattr(TERMS["softened_logits"], "needs", frozenset({"pool"}))
+    edits = '"teachers.training" = "joint", "teachers.pool" = ["joint"]'
+    (found,) = problems(put_together, tiny.replace('"teachers.pool" = ["each", "joint"]', edits))
+    assert 'terms.softened_logits needs every frozen teacher, and with `teachers.training = "joint"`' in found
 
 
 def test_a_generated_name_that_is_too_long_is_refused(put_together, tiny):

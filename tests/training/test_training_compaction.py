@@ -3,6 +3,8 @@
 Axes: K lanes, N rows, D width, C classes, M teachers.
 """
 
+import json
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from mmdistill.models.network import Network, NetworkSettings
 from mmdistill.settings import declared_ranges
 from mmdistill.terms import TERMS, Shapes
 from mmdistill.training.batches import BatchOrder
-from mmdistill.training.loop import Plan, Race, fit
+from mmdistill.training.loop import Plan, Race, Snapshot, fit
 from mmdistill.training.objectives import TensorPart
 from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import LocalRuntime
@@ -18,6 +20,7 @@ from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, Studen
 
 N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 5, 10, 12
 SIZE = NetworkSettings(width=D, depth=1)
+SHAPES = Shapes(D, D, D, "classification", C, ("a", "joint"), N, EPOCHS)
 POSITIONS = (0.1, 0.35, 0.6, 0.85)
 RACE = RaceSettings(kind="halving", first=2, factor=2)
 
@@ -51,7 +54,7 @@ def frozen_teachers(lanes, labelled_KN):
 def training(lanes, name, *, live):
     """Return objective and plan of some of four lanes that differ in everything a lane may differ in."""
     kind, seeds = TERMS[name], [100 + k for k in lanes]
-    term = kind([settings_at(kind, POSITIONS[k]) for k in lanes], Shapes(D, D, D, "classification"), seeds)
+    term = kind([settings_at(kind, POSITIONS[k]) for k in lanes], SHAPES, seeds)
     labelled_KN = torch.stack([drawn(30 + k, N) > -0.5 for k in lanes])
     rows = Rows(part(1), part(2), labelled_KN, "classification")
     frozen = None if live else frozen_teachers(lanes, labelled_KN)
@@ -72,11 +75,53 @@ def training(lanes, name, *, live):
     return objective, Plan(batches, EPOCHS, STEPS, rate, decay, "cosine")
 
 
+def skip_where_there_is_no_such_run(name, *, live):
+    if "auxiliary" in TERMS[name].needs and not live:
+        pytest.skip("frozen teachers have no auxiliary")
+    if "pool" in TERMS[name].needs and live:
+        pytest.skip("a teacher that trains along is no pool")
+
+
+class Killed:
+    """Keeps the snapshot of one epoch and dies."""
+
+    def __init__(self, epoch):
+        self.epoch, self.kept = epoch, None
+
+    def load(self):
+        return self.kept
+
+    def is_due(self):
+        return True
+
+    def save(self, snapshot):
+        if self.kept is None and snapshot.facts["epoch"] == self.epoch:
+            tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
+            self.kept = Snapshot(tensors, json.loads(json.dumps(snapshot.facts)))
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["frozen teachers", "a teacher that trains along"])
+@pytest.mark.parametrize("name", TERMS)
+def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name, live):
+    skip_where_there_is_no_such_run(name, live=live)
+    found = []
+    for keeper in (None, Killed(3)):
+        if keeper is not None:
+            objective, plan = training(range(4), name, live=live)
+            with pytest.raises(KeyboardInterrupt):
+                fit(objective, plan, LocalRuntime(), Race(RACE, objective.only), keeper)
+        objective, plan = training(range(4), name, live=live)
+        found.append(fit(objective, plan, LocalRuntime(), Race(RACE, objective.only), keeper))
+    whole, resumed = found
+    assert resumed.curves == whole.curves
+    assert torch.equal(resumed.parameters.value_KP, whole.parameters.value_KP)
+
+
 @pytest.mark.parametrize("live", [False, True], ids=["frozen teachers", "a teacher that trains along"])
 @pytest.mark.parametrize("name", TERMS)
 def test_a_lane_of_a_cohort_that_shrank_equals_its_solo_run(name, live):
-    if "auxiliary" in TERMS[name].needs and not live:
-        pytest.skip("frozen teachers have no auxiliary")
+    skip_where_there_is_no_such_run(name, live=live)
     objective, plan = training(range(4), name, live=live)
     fitted = fit(objective, plan, LocalRuntime(), Race(RACE, objective.only))
     epochs = [len(curve) for curve in fitted.curves["term/task"]]

@@ -21,7 +21,7 @@ class Bowl:
         self.spoil, self.criterion = spoil or {}, criterion
         self.step, self.epoch, self.seen = 0, 0, []
 
-    def losses(self, rows_KB):
+    def losses(self, rows_KB, _epoch=0):
         self.seen.append(rows_KB)
         part_K = self.modules["w"].square().sum(dim=1)
         factor = torch.ones_like(part_K)
@@ -115,7 +115,7 @@ def test_a_huge_learning_rate_is_a_result():
 class Cliff(Bowl):
     """A loss that is finite and has a gradient that is not."""
 
-    def losses(self, rows_KB):
+    def losses(self, rows_KB, _epoch=0):
         w_K = self.modules["w"].sum(dim=1)
         value_K = (w_K - w_K.detach()).sqrt() + 1
         return Losses(value_K, {"task": value_K}, {})

@@ -26,11 +26,12 @@ RATES = [0.3, 0.05, 0.8, 0.01, 0.5, 1e30]
 
 
 class Weights(nn.Module):
-    """A point per lane, and a generator that blurs where it is pulled to."""
+    """A point per lane, a slow memory of where it was pulled to, and a generator that blurs that."""
 
     def __init__(self, lanes):
         super().__init__()
         self.w_KD = nn.Parameter(torch.randn(lanes, D, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer("slow_KD", torch.zeros(lanes, D))
         self.generators = tuple(torch.Generator().manual_seed(k) for k in range(lanes))
 
 
@@ -44,9 +45,10 @@ class Pull:
     def only(self, lanes):
         return Pull(self.modules, [self.lanes[k] for k in lanes.tolist()])
 
-    def losses(self, rows_KB):
+    def losses(self, rows_KB, _epoch=0):
         noise_KD = torch.stack([torch.randn(D, generator=self.modules.generators[k]) for k in self.lanes])
-        pulled_KD = self.modules.w_KD - self.x_ND[rows_KB].mean(dim=1) - 0.3 * noise_KD
+        self.modules.slow_KD = 0.9 * self.modules.slow_KD + 0.1 * self.x_ND[rows_KB].mean(dim=1)
+        pulled_KD = self.modules.w_KD - self.modules.slow_KD - 0.3 * noise_KD
         value_K = pulled_KD.square().square().sum(dim=1)
         return Losses(value_K, {"pull": value_K}, {})
 

@@ -38,7 +38,7 @@ def frozen(rows):
 
 
 def terms():
-    shapes = Shapes(D, D, D, "classification")
+    shapes = Shapes(D, D, D, "classification", C)
     kinds = {name: TERMS[name] for name in WEIGHTS}
     return {
         name: kind([kind.settings_type(weight=w) for w in WEIGHTS[name]], shapes, [1, 2])

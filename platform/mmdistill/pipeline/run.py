@@ -164,19 +164,36 @@ def _teaching_problems(run: RunSettings) -> list[str]:
 
 def _term_problems(run: RunSettings) -> list[str]:
     terms, problems = run.active_terms(), []
-    needy = [name for name in terms if "teacher" in TERMS[name].needs]
+    needy = [name for name in terms if TERMS[name].needs & {"teacher", "pool"}]
     if needy and not run.teachers.pool:
         problems.append(f"terms.{needy[0]} needs a teacher, and teachers.pool is empty")
     if run.needs_auxiliary() and not run.trains_teacher():
         problems.append('an auxiliary network needs `teachers.training = "joint"`')
     if run.needs_auxiliary() and not run.data.privileged:
         problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
+    pooled = [name for name in terms if "pool" in TERMS[name].needs]
+    if pooled and run.trains_teacher():
+        frozen = 'and with `teachers.training = "joint"` none is frozen'
+        problems.append(f"terms.{pooled[0]} needs every frozen teacher, {frozen}")
     for path, most in greatest(run).items():
         _, name, field = path.split(".")
         value = getattr(terms[name], field)
         if value > most:
             limit = f"at most {most} with batch_size {run.batch_size}"
             problems.append(f"{path} must be {limit}, but is {value}")
+    return problems
+
+
+def unfit_terms(run: RunSettings, task: Task, classes: int | None) -> list[str]:
+    """Return why terms of a run say nothing about a data set."""
+    problems = []
+    for name in run.active_terms():
+        term = TERMS[name]
+        if task not in term.tasks:
+            problems.append(f"terms.{name} is not defined for {task}")
+        elif classes is not None and classes < term.least_classes:
+            least = f"needs at least {term.least_classes} classes to say anything, and there are {classes}"
+            problems.append(f"terms.{name} {least}")
     return problems
 
 

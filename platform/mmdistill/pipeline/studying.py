@@ -143,7 +143,8 @@ def student_objective(
     frozen = None if outputs is None else _frozen(run, outputs, rows)
     live = _live(runs, fold) if run.trains_teacher() else None
     width = run.network.width
-    shapes = Shapes(width, width, width, fold.task)
+    names = () if frozen is None else frozen.names
+    shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
     smoothing = _lanes(runs, "label_smoothing", fold)
     terms = _terms(runs, shapes, fold)
     return StudentObjective(student_network(runs, fold), terms, rows, smoothing, runtime, frozen, live)

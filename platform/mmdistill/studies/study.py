@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmdistill.data.card import Card
 from mmdistill.data.opening import DataSettings, open_dataset, open_fold, with_counted_folds
 from mmdistill.errors import ConfigError, InputError, Problem
-from mmdistill.pipeline.run import RunSettings
+from mmdistill.pipeline.run import RunSettings, unfit_terms
 from mmdistill.pipeline.stages import VERSIONS
 from mmdistill.registry import unknown_name
 from mmdistill.studies.arm import Arm, folds_identity, main_baseline, merged_by_digest, with_baselines
@@ -120,6 +121,7 @@ def assemble(file: StudyFile, where: str) -> Study:
     runs = {name: _counted(run) for name, run in runs.items()}
     data = runs[names[0]].data
     card = open_dataset(data).card()
+    problems += _unfit_problems(runs, card, where)
     arms = _arms(entries, runs, file, card.task, where, problems)
     problems += unused_problems(file.search.space, file.arms, runs, card.task, where)
     kept, found = merged_by_digest(arms)
@@ -210,6 +212,15 @@ def _perhaps_generated(file: StudyFile, names: Sequence[str]) -> list[str]:
     asked = [name for contrast in file.contrasts for name in (contrast.arm, contrast.against)]
     starts = tuple(f"{name}{sign}" for name in names for sign in "@-.")
     return [name for name in dict.fromkeys(asked) if name not in names and name.startswith(starts)]
+
+
+def _unfit_problems(runs: Mapping[str, RunSettings], card: Card, where: str) -> list[Problem]:
+    mend = "leave the term out of this arm"
+    return [
+        Problem(f"{where}: arms.{name}", f"{rule} (data set {card.name!r})", mend)
+        for name, run in runs.items()
+        for rule in unfit_terms(run, card.task, card.classes)
+    ]
 
 
 def _worker_problems(file: StudyFile, arms: Sequence[Arm], where: str) -> list[Problem]:

@@ -1,6 +1,6 @@
 """What every term is.
 
-Axes: K lanes, B batch, D width, C outputs.
+Axes: K lanes, B batch, D width, C outputs, M frozen teachers.
 """
 
 import abc
@@ -35,6 +35,25 @@ class TermSettings(Settings):
         return {}
 
 
+class Labels(NamedTuple):
+    """What is known of a batch: class indices value_KB or targets value_KBC, any value where not known."""
+
+    value: Tensor
+    known_KB: Tensor
+
+
+class Pool(NamedTuple):
+    """What every frozen teacher says about a batch, chosen or not.
+
+    ``evidence_KBM`` is the loss by which they are compared, 0 on rows without a label.
+    """
+
+    names: tuple[str, ...]
+    features_KBMD: Tensor
+    logits_KBMC: Tensor
+    evidence_KBM: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step as a term sees it.
@@ -43,20 +62,43 @@ class Batch:
         student: features and logits of the student.
         teacher: those of the selected teacher (or of the teacher that trains along); None without one.
         auxiliary: those of the network on privileged modalities only; None without one.
+        pool: all frozen teachers; None unless a term of the run needs them.
+        labels: those of the labelled rows; None only where a term that needs none is looked at alone.
+        rows_KB: which training rows these are.
+        epoch: of the training, from 0.
     """
 
     student: Outputs
     teacher: Outputs | None = None
     auxiliary: Outputs | None = None
+    pool: Pool | None = None
+    labels: Labels | None = None
+    rows_KB: Tensor | None = None
+    epoch: int = 0
 
 
 class Shapes(NamedTuple):
-    """Widths of the features a term connects, and the task."""
+    """What a term is built for.
+
+    Attributes:
+        student: width of the student's features.
+        teacher: width of the teacher's.
+        auxiliary: width of the auxiliary's.
+        task: classification or regression.
+        outputs: classes or targets.
+        teachers: names of the frozen teachers, in the order of :class:`Pool`.
+        rows: training rows, labelled or not.
+        epochs: how long the student trains.
+    """
 
     student: int
     teacher: int
     auxiliary: int
     task: Task
+    outputs: int
+    teachers: tuple[str, ...] = ()
+    rows: int = 0
+    epochs: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,14 +110,15 @@ class TermValue:
 
 
 Own = TypeVar("Own", bound=TermSettings)
+Part = TypeVar("Part", Outputs, Pool, Labels, Tensor)
 
 
 class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """A part of the objective; holds the weights that train along with the student.
 
     Lanes differ in the fields that declare a range; every other field is the same in all lanes. While a term
-    trains nothing changes but its parameters, each with a leading lane axis, and its ``generators``: so lanes
-    can be dropped, and a training that was cut off can go on.
+    trains nothing changes but its parameters and buffers, each with a leading lane axis, and its
+    ``generators``: so lanes can be dropped, and a training that was cut off can go on.
 
     Attributes:
         lanes: the settings of each lane.
@@ -84,7 +127,11 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """
 
     settings_type: ClassVar[type[TermSettings]]
+    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen); every batch has its labels.
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    # Tasks it is defined for, and the least number of classes with which it is not empty.
+    tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})
+    least_classes: ClassVar[int] = 2
     source: ClassVar[str]
     # Fields that change nothing in regression.
     classification_only: ClassVar[frozenset[str]] = frozenset()
@@ -108,7 +155,7 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     def only(self, lanes: Tensor) -> Self:
         """Return the term for some of its lanes.
 
-        Its parameters are the same objects: they are narrowed where they are held.
+        Its parameters and buffers are the same objects: they are narrowed where they are held.
         """
         chosen = lanes.tolist()
         narrowed = copy.copy(self)
@@ -129,11 +176,11 @@ Term = AbstractTerm[TermSettings]
 TERMS: Registry[type[AbstractTerm]] = Registry("term")  # type: ignore[type-arg]
 
 
-def require(outputs: Outputs | None, what: str) -> Outputs:
-    """Return the outputs; a missing network here is a bug that planning should have caught."""
-    if outputs is None:
+def require(given: Part | None, what: str) -> Part:
+    """Return a part of the batch; if it is missing here, that is a bug that planning should have caught."""
+    if given is None:
         raise ValueError(f"this term needs a {what}, and the run has none")
-    return outputs
+    return given
 
 
 def normalised(features_KBD: Tensor) -> Tensor:

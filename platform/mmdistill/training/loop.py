@@ -38,8 +38,8 @@ class Objective(Protocol):
 
     modules: nn.Module
 
-    def losses(self, rows_KB: Tensor) -> Losses:
-        """Return the losses of a batch of training rows."""
+    def losses(self, rows_KB: Tensor, epoch: int) -> Losses:
+        """Return the losses of a batch of training rows, in an epoch from 0."""
 
     def validation(self) -> dict[str, Tensor]:
         """Return values per lane on the validation rows; ``criterion`` chooses the epoch, lower is better."""
@@ -199,7 +199,7 @@ class Training:
         plan, first = self._plan, self._epoch * self._plan.steps
         sums: dict[str, Tensor] = {}
         for step, rows_KB in enumerate(self._batches.take(count).to(self._runtime.device), start=first):
-            losses = self._objective.losses(rows_KB)
+            losses = self._objective.losses(rows_KB, self._epoch)
             self._watch.see({**losses.terms, "total": losses.total_K}, step)
             self._parameters.differentiate(losses.total_K)
             self._runtime.average(self._parameters.gradient_KP)
@@ -238,6 +238,8 @@ class Training:
         at = torch.tensor([self._lanes.index(lane) for lane in going], device=device)
         of_all = torch.tensor(going, device=device)
         self._parameters.hold(self._parameters.value_KP[at])
+        for module, name, buffer_K in _buffers(self._modules):
+            setattr(module, name, buffer_K[at])
         rate_K, decay_K = (values_A[of_all] for values_A in (plan.learning_rate_K, plan.weight_decay_K))
         state = self._optimiser.state.only(at)
         self._optimiser = LaneAdamW(self._parameters, rate_K, decay_K, state)
@@ -268,6 +270,7 @@ class Training:
         }
         tensors |= {f"batches.{name}": tensor for name, tensor in self._batches.state().items()}
         tensors |= {f"failed_first.{name}": step_K for name, step_K in self._watch.first.items()}
+        tensors |= {f"buffer.{name}": buffer_K for name, buffer_K in self._modules.named_buffers()}
         tensors |= {f"generator.{n}": g.get_state() for n, g in enumerate(_generators(self._modules))}
         facts = {
             "epoch": self._epoch,
@@ -294,6 +297,8 @@ class Training:
         rate_K, decay_K = self._plan.learning_rate_K[at], self._plan.weight_decay_K[at]
         self._optimiser = LaneAdamW(self._parameters, rate_K, decay_K, state)
         self._batches.restore(_under("batches.", tensors))
+        for name, buffer_K in self._modules.named_buffers():
+            buffer_K.copy_(tensors[f"buffer.{name}"])
         for n, generator in enumerate(_generators(self._modules)):
             generator.set_state(tensors[f"generator.{n}"])
         first = {name: step_K.to(device) for name, step_K in _under("failed_first.", tensors).items()}
@@ -314,6 +319,14 @@ def _parts(losses: Losses) -> dict[str, Tensor]:
 
 def _generators(modules: nn.Module) -> list[torch.Generator]:
     return [generator for module in modules.modules() for generator in getattr(module, "generators", ())]
+
+
+def _buffers(modules: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    return [
+        (module, name, buffer_K)
+        for module in modules.modules()
+        for name, buffer_K in module.named_buffers(recurse=False)
+    ]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ class SupervisedObjective:
         self._smoothing_K = smoothing_K
         self._runtime = runtime
 
-    def losses(self, rows_KB: Tensor) -> Losses:
+    def losses(self, rows_KB: Tensor, _epoch: int = 0) -> Losses:
         """Return the task loss; every row given is labelled."""
         mine = at_rows(self._train.inputs, self._network.modalities, self._runtime.share(rows_KB))
         logits = self._runtime.gather(self._network(mine).logits_KBC)
@@ -195,7 +195,7 @@ class AlignmentObjective:
         self._task: Task = task
         self._weight = weight
 
-    def losses(self, rows_KB: Tensor) -> Losses:
+    def losses(self, rows_KB: Tensor, _epoch: int = 0) -> Losses:
         """Return the losses of a batch of labelled rows."""
         found = self._teachers(_rows_of(self._train.unimodal, rows_KB), _rows_of(self._train.joint, rows_KB))
         labels = labels_at(self._train.labels, rows_KB, self._train.source_KN)

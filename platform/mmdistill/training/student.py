@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill.models.network import Network, Outputs
-from mmdistill.terms.base import AbstractTerm, Batch, Task
+from mmdistill.terms.base import AbstractTerm, Batch, Labels, Pool, Task
 from mmdistill.training.loop import Losses
 from mmdistill.training.objectives import (
     TensorPart,
@@ -62,6 +62,12 @@ class FrozenTeachers:
         here_K1 = evidence_KBM.sum(dim=1).argmin(dim=1, keepdim=True)
         chosen_K1 = torch.where(labelled_KB.any(dim=1, keepdim=True), here_K1, overall_K1)
         return chosen_K1.expand_as(rows_KB)
+
+    def pool(self, rows_KB: Tensor) -> Pool:
+        """Return what every teacher says at each row."""
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        found = (self.features_KMND, self.logits_KMNC, self.evidence_KMN)
+        return Pool(self.names, *(tensor.transpose(1, 2)[lanes, rows_KB] for tensor in found))
 
     def outputs(self, rows_KB: Tensor, choice_KB: Tensor) -> Outputs:
         """Return the chosen teacher's features and logits at each row."""
@@ -134,7 +140,7 @@ class StudentObjective:
             self.student, terms, rows, self._smoothing_K[lanes], self._runtime, frozen, live
         )
 
-    def losses(self, rows_KB: Tensor) -> Losses:
+    def losses(self, rows_KB: Tensor, epoch: int = 0) -> Losses:
         """Return the objective of a batch."""
         lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
         labelled_KB = self._rows.labelled_KN[lanes, rows_KB]
@@ -143,16 +149,18 @@ class StudentObjective:
         values = {"task": self._task(student, labels, labelled_KB)}
         total = values["task"]
         details: dict[str, Tensor] = {}
-        teacher, auxiliary = None, None
+        teacher, auxiliary, pool = None, None, None
         if self._frozen is not None:
             choice_KB = self._frozen.choose(rows_KB)
             teacher = self._frozen.outputs(rows_KB, choice_KB)
             details |= _shares(choice_KB, self._frozen.names)
+            if any("pool" in term.needs for term in self._terms.values()):
+                pool = self._frozen.pool(rows_KB)
         if self._live is not None:
             teacher, auxiliary, own = self._run_live(self._live, rows_KB, labelled_KB)
             values |= own
             total = total + self._live.task_weight * sum(own.values(), torch.zeros_like(total))
-        batch = Batch(student, teacher, auxiliary)
+        batch = Batch(student, teacher, auxiliary, pool, Labels(labels, labelled_KB), rows_KB, epoch)
         for name, term in self._terms.items():
             found = term(batch)
             values[name] = found.value_K
