@@ -86,4 +86,8 @@ def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | N
     widths = {"features": run.network.width, "logits": fold.outputs, "held_out": fold.outputs}
     rows = (len(names), len(fold.train))
     tensors = {name: torch.randn(*rows, width, generator=generator) for name, width in widths.items()}
+    missing = run.missing()
+    if run.hallucinates() and missing is not None:
+        shape = (len(missing.modalities), len(fold.train), run.network.width)
+        tensors["streams"] = torch.randn(*shape, generator=generator)
     return [Entry(tensors, {"teachers": names})] * lanes
