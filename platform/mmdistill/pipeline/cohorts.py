@@ -53,6 +53,7 @@ def lane_bytes(run: RunSettings, fold: Fold) -> int:
     inputs = sum(fold.widths(run.data.student + run.data.privileged).values())
     rows = max(run.batch_size, min(CHUNK, len(fold.validation)))
     streams = len(run.data.student) + (len(run.data.modalities) if run.trains_teacher() else 0)
+    streams += 2 * len(objective.student.hallucinators)
     values = COPIES * parameters_per_lane(objective.modules)
     values += 2 * teachers * len(fold.train) * (network.width + 2 * fold.outputs)
     values += rows * (inputs + ACTIVATIONS * network.width * network.depth * (streams + 1))

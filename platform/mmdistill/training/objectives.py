@@ -218,8 +218,10 @@ class AlignmentLoss:
             return prediction_mse(other.logits_KBC, joint.logits_KBC)
         if self.kind == "kl":
             return kd(other.logits_KBC, joint.logits_KBC, temperature=self.temperature)
-        losses = {"cosine": cosine_alignment, "mmd": mmd, "mse": fitnet}
-        return losses[self.kind](other.features_KBD, joint.features_KBD)
+        features = (other.features_KBD, joint.features_KBD)
+        if self.kind == "mmd":
+            return mmd(*features)
+        return fitnet(*features) if self.kind == "mse" else cosine_alignment(*features)
 
 
 class AlignmentObjective:

@@ -27,7 +27,6 @@ from mmdistill.training.objectives import (
 )
 from mmdistill.training.runtime import Runtime
 
-
 Policy = Literal["sample", "batch", "mean", "weighted", "fixed"]
 RegressionEvidence = Literal["squared_error", "ccc"]
 HallucinationLoss = Literal["mmd", "mse"]
@@ -276,9 +275,11 @@ class StudentObjective:
         """Return the loss of the hallucinators, where there are any."""
         if frozen.streams_KSND is None:
             return {}
-        loss = {"mmd": mmd, "mse": fitnet}[self._hallucination]
-        pairs = zip(missing, frozen.streams(rows_KB), strict=True)
-        return {"hallucination": torch.stack([loss(mine, theirs) for mine, theirs in pairs]).sum(dim=0)}
+        found = torch.zeros_like(rows_KB[:, 0], dtype=self._smoothing_K.dtype)
+        for mine_KBD, theirs_KBD in zip(missing, frozen.streams(rows_KB), strict=True):
+            is_mmd = self._hallucination == "mmd"
+            found = found + (mmd(mine_KBD, theirs_KBD) if is_mmd else fitnet(mine_KBD, theirs_KBD))
+        return {"hallucination": found}
 
     def _task(self, outputs: Outputs, labels: Tensor, labelled_KB: Tensor) -> Tensor:
         return task_loss(self._rows.task, outputs.logits_KBC, labels, labelled_KB, self._smoothing_K)
