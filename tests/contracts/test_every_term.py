@@ -125,6 +125,8 @@ def variants(name):
 def another(value):
     if isinstance(value, bool):
         return not value
+    if value is None:
+        return 0.5
     return 7.0 if isinstance(value, float) and math.isinf(value) else 2 * value
 
 

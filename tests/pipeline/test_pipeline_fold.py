@@ -54,7 +54,7 @@ def test_teachers_are_compared_by_their_loss_at_each_labelled_row(run, evidence,
         name: torch.randn(3, 120, 4, generator=generator) for name in ("features", "logits", "held_out")
     }
     entry = Entry(tensors, {"teachers": ["audio", "decoy", "joint"]})
-    frozen = _frozen(one, [entry], Rows(fold.train, fold.validation, labelled, "classification"))
+    frozen = _frozen([one], [entry], Rows(fold.train, fold.validation, labelled, "classification"))
     p = tensors[source].double().softmax(dim=-1).numpy()
     for m in range(3):
         for n in range(0, 120, 7):

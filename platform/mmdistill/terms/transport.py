@@ -11,10 +11,15 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 
 
 class TransportSettings(TermSettings):
-    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3)."""
+    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3).
+
+    ``eps``, where given, is the regularisation itself, in place of ``eps_rel``: the square of the published
+    code's blur of 0.1 is 0.01.
+    """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.2
     eps_rel: Annotated[float, Field(gt=0, allow_inf_nan=True), Tunable(low=0.01, high=3.0, log=True)] = 0.13
+    eps: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1), Tunable(low=5, high=60, log=True, integer=True)] = 30
     anchors: Literal["least", "most", "all", "global"] = "least"
     shift: Literal["min", "none"] = "min"
@@ -30,7 +35,9 @@ class TransportSettings(TermSettings):
         if self.shift == "none":
             dead.add("detach_shift")
         if self.coupling == "identity":
-            dead |= {"eps_rel", "debias", "tolerance", "iterations"}
+            dead |= {"eps_rel", "eps", "debias", "tolerance", "iterations"}
+        elif self.eps is not None:
+            dead.add("eps_rel")
         elif math.isinf(self.eps_rel):
             dead |= {"eps_rel", "tolerance", "iterations"}
         return frozenset(dead)
@@ -58,6 +65,7 @@ class Transport(AbstractTerm[TransportSettings]):
             student,
             teacher,
             eps_rel=self.per_lane("eps_rel", student),
+            eps=self.shared.eps,
             k=self.per_lane("k", student).long(),
             anchors=self.shared.anchors,
             shift=self.shared.shift,
