@@ -19,6 +19,9 @@ _QUARTERS: dict[HallucinatorKind, tuple[int, ...]] = {
     "linear": (16, 8, 4, 2, 4, 8, 16, 4),
     "relu": (2, 1, 2, 4),
 }
+# A step of the optimiser moves a hallucinator by this much less than the student around it: published are
+# learning rates of 5e-5 and 5e-4. At the student's own rate the deep ones fall apart.
+_SLOWER = 10.0
 
 
 class Missing(NamedTuple):
@@ -56,11 +59,15 @@ class Hallucinator(nn.Module):
             LaneLinear(before, after, seeds, f"{role}.{depth}")
             for depth, (before, after) in enumerate(pairwise(sizes))
         )
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter *= _SLOWER
 
     def forward(self, seen_KBI: Tensor) -> Tensor:
         """Return the predicted features."""
         *hidden, last = self.layers
         for layer in hidden:
-            seen_KBI = layer(seen_KBI) if self._is_linear else torch.relu(layer(seen_KBI))
-        predicted_KBD: Tensor = last(seen_KBI)
+            found_KBI = layer(seen_KBI) / _SLOWER
+            seen_KBI = found_KBI if self._is_linear else torch.relu(found_KBI)
+        predicted_KBD: Tensor = last(seen_KBI) / _SLOWER
         return predicted_KBD if self._is_linear else torch.sigmoid(predicted_KBD)

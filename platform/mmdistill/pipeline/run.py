@@ -170,7 +170,7 @@ class RunSettings(Settings):
         return bool(self.active_terms()) or self.hallucinates()
 
     def first_network(self) -> "RunSettings | None":
-        """Return the run whose ``student`` teacher has the first encoders of the student; None if none has."""
+        """Return the run whose ``student`` teacher has the student's first encoders; None if none has."""
         if self.student.init == "fresh":
             return None
         teachers = self.teachers.model_copy(update={"labels": "true"})
