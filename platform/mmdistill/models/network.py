@@ -59,7 +59,8 @@ class GatedFusion(nn.Module):
 
     The fusion of MT-PKDOT's joint teacher (gate between the two cross-attended streams) written for any
     number of modalities: with one token per modality, cross-attention is a value and output projection.
-    The softmax gate over more than two streams is inferred, not published.
+    The softmax gate over more than two streams is inferred, not published. In the released code samples of a
+    batch attend to each other (the batch is read as a sequence); here nothing looks across samples.
     """
 
     def __init__(self, names: Sequence[str], width: int, seeds: Sequence[int], role: str) -> None:
