@@ -61,7 +61,7 @@ class Hallucinator(nn.Module):
         )
         with torch.no_grad():
             for parameter in self.parameters():
-                parameter *= _SLOWER
+                parameter.mul_(_SLOWER)
 
     def forward(self, seen_KBI: Tensor) -> Tensor:
         """Return the predicted features."""
