@@ -103,23 +103,6 @@ def test_every_arm_searched_equally(undisturbed):
         assert found[arm, "confirm"] == found[arm, "test"] == (2, 1)
 
 
-def test_the_network_a_student_begins_with_is_trained_once_and_before_it(tmp_path):
-    edits = {"terms.transport.k": 5, "student.init": "visual_only", "selection.policy": "weighted"}
-    arms = [TINY["arms"][0], {"name": "complete", "recipe": "mt_pkdot_code", "edits": edits}]
-    session = finished(tmp_path / "study", {"arms": arms, "contrasts": [], "confirm": {"pairs": 1}})
-    sql = "SELECT seed, count(*) AS n FROM stages WHERE stage = 'teacher' AND name = 'face' GROUP BY ALL"
-    found = {row["seed"]: row["n"] for row in query(session.folder.root, sql).to_pylist()}
-    phases = query(session.folder.root, "SELECT count(DISTINCT seed) AS n FROM trials WHERE arm = 'complete'")
-    assert set(found.values()) == {1}
-    assert len(found) == phases.to_pylist()[0]["n"]
-    (row,) = query(
-        session.folder.root,
-        "SELECT count(*) FILTER (upstream[2] IN (SELECT stage_key FROM stages WHERE name = 'face')) AS warm, "
-        "count(*) AS n FROM stages WHERE stage = 'student' AND arm = 'complete'",
-    ).to_pylist()
-    assert row["warm"] == row["n"] > 0
-
-
 def test_teachers_are_trained_once_per_network_seed_and_fold(undisturbed):
     sql = """
         SELECT name, seed, fold, count(DISTINCT stage_key) AS keys, count(*) FILTER (NOT cache_hit) AS trained

@@ -121,26 +121,6 @@ def test_leave_one_out_takes_out_every_part_that_no_other_needs():
     assert {arm.baseline for arm in found.values()} == {"student_only"}
 
 
-def test_a_hallucinator_is_a_part_and_gone_from_the_controls():
-    edits = MT["edits"] | {"hallucinator.kind": "relu", "selection.policy": "weighted"}
-    found = made(MT | {"edits": edits, "controls": True}, designs=[{"kind": "leave_one_out", "base": "mt"}])
-    assert found["mt-hallucinator"].run.hallucinator.kind == "none"
-    assert found["mt-selection"].run.selection.policy == "batch"
-    assert found["mt-transport"].run.hallucinator.kind == "relu"
-    assert found["mt.permuted_teacher"].run.hallucinator.kind == "relu"
-    assert found["mt.same_modality"].run.hallucinator.kind == "none"
-    assert found["mt.same_modality"].change.endswith("without hallucinator")
-    assert found["mt.supervised"].run.hallucinator.kind == "none"
-
-
-def test_a_student_whose_teacher_is_only_hallucinated_is_not_alone():
-    taught = {"hallucinator.kind": "linear", "teachers.pool": ["joint"]}
-    arm = {"name": "imagines", "recipe": "student_only", "edits": taught}
-    found = {one.name: one for one in study(arm).arms}
-    assert found["imagines"].baseline == "student_only"
-    assert found["imagines"].digest != found["student_only"].digest
-
-
 def test_an_arm_does_not_change_a_table_that_its_base_gave():
     arm = {"name": "both", "recipe": "hinton", "edits": {"terms.centroid": {}}}
     found = study(arm, designs=[{"kind": "leave_one_out", "base": "both"}])
