@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmdistill.losses.task import ccc
+from mmdistill.losses.regression import prediction_ccc
 from mmdistill.settings import Tunable
 from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermValue, frozen_teacher
 
@@ -28,4 +28,4 @@ class Concordance(AbstractTerm[ConcordanceSettings]):
 
     def forward(self, batch: Batch) -> TermValue:
         """Return 1 - CCC of each lane, in [0, 2]."""
-        return TermValue(ccc(batch.student.logits_KBC, frozen_teacher(batch).logits_KBC))
+        return TermValue(prediction_ccc(batch.student.logits_KBC, frozen_teacher(batch).logits_KBC))
