@@ -41,7 +41,9 @@ class ClassContrast(AbstractTerm[ClassContrastSettings]):
     tasks = frozenset({"classification"})
     source = "Chen et al. 2021, equation 4; yanbeic/CCL loss/nce_loss.py"
 
-    def __init__(self, settings: Sequence[ClassContrastSettings], shapes: Shapes, seeds: Sequence[int]) -> None:
+    def __init__(
+        self, settings: Sequence[ClassContrastSettings], shapes: Shapes, seeds: Sequence[int]
+    ) -> None:
         super().__init__(settings, shapes, seeds)
         self.mapped = to_teacher_width(shapes, seeds, "class_contrast.map")
 
@@ -52,7 +54,7 @@ class ClassContrast(AbstractTerm[ClassContrastSettings]):
         classes = classes_of(batch, self.shared.unlabelled)
         temperature = self.per_lane("temperature", student)
         there, back = (
-            ccl_nce(*pair, classes.value, temperature=temperature, row_weights_LB=classes.known_KB)
-            for pair in ((student, teacher), (teacher, student))
+            ccl_nce(one, other, classes.value, temperature=temperature, row_weights_LB=classes.known_KB)
+            for one, other in ((student, teacher), (teacher, student))
         )
         return TermValue(there + back)

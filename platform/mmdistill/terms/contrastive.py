@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mmdistill.losses.base import per_lane, unit_rows
-from mmdistill.losses.contrastive import crd_contrast, infonce, normaliser
+from mmdistill.losses.contrastive import infonce
+from mmdistill.losses.noise_contrastive import crd_contrast, normaliser
 from mmdistill.models.lanes import LaneLinear
 from mmdistill.randomness import derive_seed
 from mmdistill.settings import Tunable
@@ -94,7 +95,7 @@ class Contrastive(AbstractTerm[ContrastiveSettings]):
 
     def _contrast(self, embedded_KBD: Tensor, other: str, rows_KBM: Tensor) -> Tensor:
         """Return the contrast of embeddings of one side with the bank of the other."""
-        bank_KND = getattr(self, f"bank_{other}_KND")
+        bank_KND: Tensor = getattr(self, f"bank_{other}_KND")
         temperature_K, rows = self.per_lane("temperature", embedded_KBD), bank_KND.shape[1]
         # All products and then some of them: gathering the bank's rows would copy B x M vectors.
         similarity_KBM = (embedded_KBD @ bank_KND.mT).gather(2, rows_KBM)
@@ -108,7 +109,7 @@ class Contrastive(AbstractTerm[ContrastiveSettings]):
     @torch.no_grad()
     def _remember(self, embedded_KBD: Tensor, side: str, rows_KB: Tensor) -> None:
         # A copy, because the gradient of this step still needs the bank as it was.
-        bank_KND = getattr(self, f"bank_{side}_KND").clone()
+        bank_KND: Tensor = getattr(self, f"bank_{side}_KND").clone()
         lanes_K1 = torch.arange(len(rows_KB), device=rows_KB.device)[:, None]
         momentum = self.shared.momentum
         mixed_KBD = momentum * bank_KND[lanes_K1, rows_KB] + (1 - momentum) * embedded_KBD

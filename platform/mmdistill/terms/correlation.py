@@ -31,8 +31,8 @@ class CorrelationSettings(TermSettings):
 class Correlation(AbstractTerm[CorrelationSettings]):
     """Let samples correlate with each other as for the teacher.
 
-    ``embedded`` is RepDistiller's: sum_d |delta_i| |delta_(i+1)| of both networks' learned embeddings. It pairs
-    each sample with the next one, so that it depends on the order of the batch. ``bilinear`` and ``gaussian``
+    ``embedded`` is RepDistiller's: sum_d |delta_i| |delta_(i+1)| of learned embeddings of both. It pairs each
+    sample with the next one, so that it depends on the order of the batch. ``bilinear`` and ``gaussian``
     are torchdistill's: the distance between the matrices of correlations of features, here normalised to
     length 1 in place of its embeddings (inferred).
     """

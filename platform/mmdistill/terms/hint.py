@@ -30,4 +30,6 @@ class Hint(AbstractTerm[HintSettings]):
 
     def forward(self, batch: Batch) -> TermValue:
         """Return the error of each lane."""
-        return TermValue(fitnet(self.regressor(batch.student.features_KBD), frozen_teacher(batch).features_KBD))
+        return TermValue(
+            fitnet(self.regressor(batch.student.features_KBD), frozen_teacher(batch).features_KBD)
+        )

@@ -35,9 +35,7 @@ class Ranking(AbstractTerm[RankingSettings]):
 
     def forward(self, batch: Batch) -> TermValue:
         """Return the negative log likelihood of each lane."""
-        student, teacher = (
-            unit_rows(found.features_KBD) for found in (batch.student, frozen_teacher(batch))
-        )
+        student, teacher = (unit_rows(found.features_KBD) for found in (batch.student, frozen_teacher(batch)))
         return TermValue(
             darkrank(
                 student,

@@ -18,7 +18,7 @@ class SoftCrossEntropySettings(TermSettings):
 
 @TERMS.register("soft_cross_entropy")
 class SoftCrossEntropy(AbstractTerm[SoftCrossEntropySettings]):
-    """Match the teacher's softened probabilities; gradients shrink with T^2, unlike those of softened logits."""
+    """Match the teacher's softened probabilities; gradients shrink as 1 / T^2."""
 
     settings_type = SoftCrossEntropySettings
     tasks = frozenset({"classification"})

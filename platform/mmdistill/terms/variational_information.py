@@ -23,7 +23,7 @@ class VariationalInformationSettings(TermSettings):
 
 
 class Gaussian(nn.Module):
-    """A density of the teacher's features given the student's: a mean by layers with ReLU between, a variance.
+    """A density of the teacher's features given the student's: layers give its mean.
 
     The variance of each feature is a parameter of its own and does not depend on the student.
     """
