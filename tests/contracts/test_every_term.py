@@ -22,6 +22,7 @@ SHAPES = Shapes(8, 12, 6, "classification", C, TEACHERS, ROWS, epochs=10)
 LEAST = {
     "centroid": 0.0,
     "concordance": 0.0,
+    "correlation_matrix": 0.0,
     "decoupled": 0.0,
     "discrepancy": 0.0,
     "multi_level": 0.0,

@@ -21,7 +21,7 @@ from mmdistill.terms.base import (
 class SelectiveLogitsSettings(TermSettings):
     """Non-target KL(teacher || student) of the samples whose logits have Kendall's tau above a threshold."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=10.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     threshold: Annotated[float, Field(ge=-1, lt=1), Tunable(low=-0.5, high=0.5)] = 0.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 1.0
     unlabelled: Unlabelled = "skip"
