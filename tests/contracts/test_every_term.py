@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from mmdistill.models.network import Outputs
+from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
+from mmdistill.pipeline.studying import cohort_key
 from mmdistill.settings import declared_ranges
 from mmdistill.terms import TERMS, Batch, Labels, Pool, Shapes, TermSettings
 
@@ -156,6 +158,16 @@ def another(value):
     if isinstance(value, bool):
         return not value
     return 7.0 if isinstance(value, float) and math.isinf(value) else 2 * value
+
+
+def test_a_weight_of_zero_is_absence(name):
+    data = {"dataset": "digits_views", "student": ["rows"], "privileged": ["pixels"]}
+    term = {name: {"weight": 0}}
+    without = RunSettings.model_validate({"data": data})
+    zero = RunSettings.model_validate({"data": data, "teachers": {"pool": ["joint"]}, "terms": term})
+    assert canonical(zero).digest == canonical(without).digest
+    assert live_ranges(zero, "classification").keys() == live_ranges(without, "classification").keys()
+    assert cohort_key(zero) == cohort_key(without)
 
 
 def test_says_where_it_comes_from_and_what_it_is(name):

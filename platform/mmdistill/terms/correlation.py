@@ -23,7 +23,8 @@ class Correlation(AbstractTerm[CorrelationSettings]):
     """Let embeddings differ from the teacher's in no way that the next sample's differ, too.
 
     sum_d |delta_i| |delta_(i+1)|: it pairs each sample with the next one, so that it depends on the order of
-    the batch. The distance between matrices of correlations is the term `correlation_matrix`.
+    the batch. Both embeddings are trained on it, as in the reference code, and may agree by saying little.
+    The distance between matrices of correlations is the term `correlation_matrix`.
     """
 
     settings_type = CorrelationSettings
