@@ -67,9 +67,10 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = shares(session.study.file.resources, nodes)
-    searcher = OrderSearcher(session, _common(session, cache, scratch, share), listen)
+    searcher = OrderSearcher(session, scratch / "running", listen)
+    common = _common(session, cache, scratch, share)
     tuner = tune.Tuner(
-        tune.with_resources(order_trial, share.order),
+        tune.with_resources(tune.with_parameters(order_trial, common=common), share.order),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
@@ -96,7 +97,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
 
 
 def _common(session: Session, cache: Path, scratch: Path, share: Shares) -> dict[str, Any]:
-    """Return what the configuration of every trial holds besides its order."""
+    """Return what every order is told besides itself."""
     resources = session.study.file.resources
     return {
         "study": str(session.folder.root.resolve()),
