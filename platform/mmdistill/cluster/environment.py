@@ -31,7 +31,7 @@ VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Tune would swallow Ctrl-C; `launch` has a handler of its own.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Tune's own record of the study, a text per trial in memory, is never read: the study's folder is the truth.
+    # Tune would remember every order as text, for a record of its own that nobody reads.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     # The new output prints boxes of its own even when told to be silent.
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -62,7 +62,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
     import ray
     from ray import tune
 
-    from mmdistill.cluster.searcher import OrderSearcher
+    from mmdistill.cluster.searcher import OrderSearcher, Reduced
     from mmdistill.cluster.worker import order_trial
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -83,6 +83,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
             name="orders",
             storage_path=str(scratch / "tune"),
             verbose=0,
+            callbacks=[Reduced()],
             # The searcher hands an order out again whose process died.
             failure_config=tune.FailureConfig(max_failures=0),
         ),

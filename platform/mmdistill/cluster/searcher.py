@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from mmdistill.cluster.progress import Event, Listener
@@ -102,3 +104,14 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
+
+
+class Reduced(Callback):  # type: ignore[misc]
+    """Leaves of a result what the searcher reads: Tune keeps statistics of every number in it, for good."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_more: Any
+    ) -> None:
+        """Take the times and counters away that Tune added."""
+        for name in result.keys() - {"outcome", "value"}:
+            del result[name]

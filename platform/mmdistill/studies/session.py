@@ -134,7 +134,7 @@ class Session:
                 self._selections.append(self.folder.put_selection(step.selection)[1])
             if step.agenda is not None:
                 self._step = step
-                # The protocol has taken from the results what it needs; their rows are not looked into again.
+                # What the protocol needs of the results it has; the rows stay on disk.
                 self.folder.forget()
         return self._step
 
