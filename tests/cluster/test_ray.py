@@ -186,8 +186,9 @@ def test_one_cluster_in_this_process(file, undisturbed, tmp_path):
     root = tmp_path / "rayed"
     session = begun(file, root)
     order = next(order for order in session.ready(()) if order.lanes)
+    (tmp_path / "order.json").write_text(order.model_dump_json())
     config = {
-        "order": order.model_dump_json(),
+        "order": str(tmp_path / "order.json"),
         "study": str(root),
         "cache": str(root / "cache"),
         "directory": str(file.parent),

@@ -1,6 +1,8 @@
 """What a driver does for a study grows with the study and not faster."""
 
 import dataclasses
+import gc
+import tracemalloc
 
 import pytest
 
@@ -81,6 +83,29 @@ def test_five_times_the_trials_are_five_times_the_work(work):
     # Never listed again once it runs.
     assert "final_ids" not in many
     assert "decisions" not in many
+
+
+def test_a_session_keeps_no_rows_of_what_ended(tmp_path):
+    study = assemble(StudyFile.model_validate(merged(TINY, {"search": {"trials": 60}})), "many.toml")
+    folder = StudyFolder.create(tmp_path, study_row(study, ["x"]), "", study.resolved())
+    session = Session(study, folder, propose)
+
+    def play(orders):
+        for _ in range(orders):
+            (order,) = session.ready((), most=1)
+            folder.put_final(made_up(order))
+            session.ended(order, "complete")
+        gc.collect()
+
+    play(16)
+    tracemalloc.start()
+    try:
+        play(40)
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    # Two trials per order; the rows of one are more than 6 KB, its parameters and its rank below one.
+    assert kept / 80 < 2500
 
 
 def test_a_study_resumed_in_its_search_reads_each_result_once(tmp_path, monkeypatch):

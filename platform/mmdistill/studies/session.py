@@ -134,6 +134,8 @@ class Session:
                 self._selections.append(self.folder.put_selection(step.selection)[1])
             if step.agenda is not None:
                 self._step = step
+                # What the protocol needs of the results it has; the rows stay on disk.
+                self.folder.forget()
         return self._step
 
     def _open_test(self, order: Order) -> None:
