@@ -83,7 +83,7 @@ def test_too_few_pairs_promise_nothing(call, file, tmp_path):
 
 def test_enough_pairs_have_a_detectable_difference(call, file, finished):
     folder = ("--output", finished.parent / "new", "--no-pilot")
-    power = planned(call, file, "confirm.pairs=10", *folder)["power"]
+    (power,) = planned(call, file, "confirm.pairs=10", *folder)["power"]
     assert (power["replicate"], power["n"], power["family"]) == ("seeds", 10, 1)
     assert power["in_sd"] == pytest.approx(0.996, abs=0.002)
     # Its sibling has two pairs, which tell no spread.

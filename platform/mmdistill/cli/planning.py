@@ -45,7 +45,7 @@ def plan_text(found: Plan) -> str:
     parts = [f"{found.study} on {found.dataset}, into {found.output}", _arms(found), _phases(found)]
     common = ", ".join(_short(path) for path in _everywhere(found))
     sentences = [f"Every arm that searches has {common or 'a space of its own'}.", _sharing(found)]
-    sentences += [*_cost(found.cost), *_power(found.power)]
+    sentences += [*_cost(found.cost), *_powers(found.power)]
     wrapped = [
         textwrap.fill(line, 110, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
         for line in sentences
@@ -122,15 +122,20 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _power(power: Power) -> Iterator[str]:
+def _powers(powers: Sequence[Power]) -> Iterator[str]:
+    for power in powers:
+        # Whose folds they are is worth saying only where there are several.
+        yield _power(power) + (f" That is for {', '.join(power.arms)}." if len(powers) > 1 else "")
+
+
+def _power(power: Power) -> str:
     family = f"the first of {power.family} planned contrasts" if power.family > 1 else "one contrast"
     if power.refusal:
-        yield f"No significance can be promised: {power.refusal}."
-    elif power.in_sd is None:
-        yield f"No significance can be promised: {power.n} {power.replicate} have no spread."
-    else:
-        test = f"n = {power.n} {power.replicate}, two-sided at {power.level:.3g} for {family}, power .8"
-        yield f"Smallest difference it can be expected to find ({test}): {_size(power)}."
+        return f"No significance can be promised: {power.refusal}."
+    if power.in_sd is None:
+        return f"No significance can be promised: {power.n} {power.replicate} have no spread."
+    test = f"n = {power.n} {power.replicate}, two-sided at {power.level:.3g} for {family}, power .8"
+    return f"Smallest difference it can be expected to find ({test}): {_size(power)}."
 
 
 def _size(power: Power) -> str:
