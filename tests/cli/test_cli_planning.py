@@ -94,15 +94,6 @@ def test_enough_pairs_have_a_detectable_difference(call, file, finished):
     )
 
 
-def test_a_folder_of_another_study_is_refused_as_in_a_run(call, file, finished):
-    answer = call("plan", file, "search.trials=3", "--output", finished)
-    assert answer.code == 2
-    assert answer.lines == [
-        f"mmdistill: {finished / 'study.json'}: search.trials: 2 -> 3; "
-        "run with another --output, or restore the value"
-    ]
-
-
 @pytest.mark.parametrize("command", ["plan", "forecast"])
 def test_every_problem_of_a_file_is_one_line(call, study_file, command):
     study_file.write_text(study_file.read_text().replace('"hinton"', '"hintn"'))

@@ -123,9 +123,10 @@ def test_every_problem_of_a_file_is_one_line_and_nothing_is_written(call, study_
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_study_does_not_continue_another(call, finished):
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_changed_study_does_not_continue_another(call, finished, command):
     file = finished.parent / "tiny.toml"
-    answer = call("run", file, "search.trials=3", "--output", finished)
+    answer = call(command, file, "search.trials=3", "--output", finished)
     assert answer.code == 2
     assert answer.lines == [
         f"mmdistill: {finished / 'study.json'}: search.trials: 2 -> 3; "
@@ -133,10 +134,11 @@ def test_a_changed_study_does_not_continue_another(call, finished):
     ]
 
 
-def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path):
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path, command):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("")
-    answer = call("run", study_file, "--output", tmp_path / "out")
+    answer = call(command, study_file, "--output", tmp_path / "out")
     assert answer.code == 2
     assert answer.lines == [
         f"mmdistill: {tmp_path / 'out'}: the folder holds no study, but 'thesis.tex'; "
@@ -144,12 +146,13 @@ def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize("flag", ["--output", "--cache"])
-def test_refuses_a_file_as_a_folder(call, study_file, flag):
-    answer = call("run", study_file, flag, study_file)
+def test_refuses_a_file_as_a_folder(call, study_file, flag, command):
+    answer = call(command, study_file, flag, study_file)
     assert answer.code == 2
     assert answer.lines == [f"mmdistill: {study_file}: this is not a folder; give another one"]
-    answer = call("run", study_file, flag, study_file / "below")
+    answer = call(command, study_file, flag, study_file / "below")
     assert answer.code == 2
     assert answer.lines == [f"mmdistill: {study_file / 'below'}: not a directory; give another path"]
 

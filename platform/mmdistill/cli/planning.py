@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdistill.cli.folders import cache_folder, study_folder
 from mmdistill.cli.printing import print_json, text_table
 from mmdistill.cli.reading import readable
 from mmdistill.records.rows import PHASES
@@ -26,13 +27,14 @@ def show_plan(
     """Print the plan of a study; nothing is written.
 
     Raises:
-        InputError: with every problem of the file, and of its folder where that holds another study.
+        InputError: with every problem of the file, and of its folder where that holds something else: what
+            ``run`` would refuse is refused here.
     """
     study = open_study(readable(file), edits)
-    root = readable(output or Path("results") / study.file.name)
+    root = study_folder(output, study.file.name)
     on_record = lanes_on_record(root)
     study = study if on_record is None else with_lanes(study, on_record)
-    found = plan(study, root, readable(cache or root / "cache"), may_pilot=may_pilot)
+    found = plan(study, root, cache_folder(cache, root), may_pilot=may_pilot)
     if as_json:
         print_json(found)
     else:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmdistill.cli.folders import cache_folder, study_folder
 from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
 from mmdistill.cluster.joining import LOCAL, checked_address
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
-from mmdistill.errors import InputError, Problem, StudyError
+from mmdistill.errors import StudyError
 from mmdistill.pipeline.prices import Bill, bill, device_kind, recorded_prices
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
@@ -31,8 +32,6 @@ from mmdistill.studies.study import Study, open_study
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
 MOST_REASONS = 5
 _BEFORE_SELECTION = {"search", "validate"}
-# What a driver that was killed at once leaves in a folder that holds no study yet.
-_LEFT_BEHIND = {"study.toml", "lease", "cache"}
 _PRICE = """
     SELECT median(cpu_s) AS median_cpu_s, max(cpu_s) AS most_cpu_s, arg_max(arm, cpu_s) AS dearest_arm
     FROM trials WHERE phase <> 'test' AND status = 'complete'
@@ -87,8 +86,8 @@ def run_study(
     """
     address = checked_address(address)
     study = open_study(readable(file), edits)
-    root = _usable(readable(output or Path("results") / study.file.name))
-    cache = root / "cache" if cache is None else _usable_folder(readable(cache))
+    root = study_folder(output, study.file.name)
+    cache = cache_folder(cache, root)
     with Lease(root, takeover=takeover) as lease:
         study = with_lanes(study, lanes_on_record(root))
         folder = _folder(study, root, file, lease)
@@ -150,26 +149,6 @@ def _execute(session: Session, cache: Path, executor: Executor) -> None:
         executor(session, cache, listen)
     if not session.is_finished:
         raise StudyError(f"{session.folder.root}: the study did not finish; run it again to go on")
-
-
-def _usable(root: Path) -> Path:
-    """Return the folder of a study, unless it holds something else."""
-    _usable_folder(root)
-    if root.is_dir() and not (root / "study.json").exists():
-        foreign = sorted(
-            path.name for path in root.iterdir() if path.name not in _LEFT_BEHIND and path.suffix != ".tmp"
-        )
-        if foreign:
-            rule = f"the folder holds no study, but {foreign[0]!r}"
-            raise InputError([Problem(str(root), rule, "give a new or an empty folder as --output")])
-    return root
-
-
-def _usable_folder(path: Path) -> Path:
-    """Return a path that is a folder or can become one."""
-    if path.exists() and not path.is_dir():
-        raise InputError([Problem(str(path), "this is not a folder", "give another one")])
-    return path
 
 
 def _failed_orders(folder: StudyFolder) -> dict[str, str]:
