@@ -58,6 +58,18 @@ def test_of_a_finished_study_nothing_is_left(call, file, finished):
     assert "Nothing is left to run." in call("plan", file, "--output", finished).out
 
 
+def test_a_plan_says_how_many_runs_train_together_and_why(call, file, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: 4)
+    monkeypatch.setattr("mmdistill.studies.plan.pilot", lambda *_: {})
+    auto = (file, "resources.lanes=auto", "--output", tmp_path / "out" / "new")
+    assert planned(call, *auto)["lanes"] == {"number": 4, "source": "measured"}
+    assert planned(call, *auto, "--no-pilot")["lanes"] == {"number": 16, "source": "assumed"}
+    assert planned(call, file, "--no-pilot")["lanes"] == {"number": 16, "source": "given"}
+    said = " ".join(call("plan", *auto, "--no-pilot").out.split())
+    assert "up to 16 runs train together, assumed, since nothing may be timed; `run` measures it." in said
+    assert "resources.lanes" not in call("plan", file, "--no-pilot").out
+
+
 def test_stages_in_a_shared_cache_are_there(call, file, finished):
     folder = ("--output", finished.parent / "new", "--cache", finished / "cache", "--no-pilot")
     found = planned(call, file, *folder)

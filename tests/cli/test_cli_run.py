@@ -104,9 +104,29 @@ def test_folder_name_edits_and_cache_are_obeyed(call, inline, study_file, tmp_pa
 def test_lanes_are_measured_once_and_read_back(call, inline, study_file, tmp_path, monkeypatch):
     measured = iter([2])
     monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: next(measured))
-    for _ in range(2):
-        assert call("run", study_file, "resources.lanes=auto", "--output", tmp_path / "out").code == 0
+    auto = (study_file, "resources.lanes=auto", "--output", tmp_path / "out")
+    first, again = call("run", *auto), call("run", *auto)
+    assert (first.code, again.code) == (0, 0)
+    said = 'resources.lanes = "auto": up to 2 runs train together, measured on this machine'
+    assert said in first.lines
+    assert "resources.lanes" not in again.err
     assert StudyFolder.open(tmp_path / "out").resolved["lanes"] == 2
+    planned = call("plan", *auto)
+    assert "up to 2 runs train together, measured when the study began." in " ".join(planned.out.split())
+
+
+def test_lanes_for_a_cluster_are_said_to_be_measured_here(call, study_file, tmp_path, monkeypatch):
+    def stopped(session, cache, listen, address):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "on_ray", stopped)
+    monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: 2)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    flags = ("--output", tmp_path / "out", "--address", "10.0.0.1:6379")
+    said = call("run", study_file, "resources.lanes=auto", *flags).lines[0]
+    assert said.endswith(
+        "2 runs train together, measured on this machine and not on the nodes of 10.0.0.1:6379"
+    )
 
 
 def test_every_problem_of_a_file_is_one_line_and_nothing_is_written(call, study_file, tmp_path):

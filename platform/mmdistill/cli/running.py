@@ -89,7 +89,7 @@ def run_study(
     root = study_folder(output, study.file.name)
     cache = cache_folder(cache, root)
     with Lease(root, takeover=takeover) as lease:
-        study = with_lanes(study, lanes_on_record(root))
+        study = _with_lanes(study, lanes_on_record(root), address)
         folder = _folder(study, root, file, lease)
         if retry_failed:
             _withdraw_failed(folder)
@@ -112,6 +112,15 @@ def run_study(
     failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
+
+
+def _with_lanes(study: Study, on_record: int | None, address: str) -> Study:
+    settled = with_lanes(study, on_record)
+    if on_record is None and settled is not study:
+        # The data and a core are here; that a cluster has the same cores is for its user to know.
+        where = "this machine" if address == LOCAL else f"this machine and not on the nodes of {address}"
+        say(f'resources.lanes = "auto": up to {settled.lanes} runs train together, measured on {where}')
+    return settled
 
 
 def _on_ray_at(address: str) -> Executor:

@@ -14,7 +14,7 @@ from mmdistill.pipeline.prices import Price, Prices, device_kind, recorded_price
 from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.inventory import Inventory, Piece
-from mmdistill.studies.lanes import concurrent_here
+from mmdistill.studies.lanes import Lanes, concurrent_here, lanes_on_record, planned_lanes
 from mmdistill.studies.power import Power, powers_of
 from mmdistill.studies.protocol import State
 from mmdistill.studies.rehearsal import NOTHING, rehearse
@@ -99,6 +99,7 @@ class Plan(NamedTuple):
     study: str
     dataset: str
     output: str
+    lanes: Lanes
     arms: tuple[ArmPlan, ...]
     phases: tuple[PhasePlan, ...]
     trainings: int
@@ -115,11 +116,13 @@ def plan(study: Study, root: Path, cache: Path, *, may_pilot: bool = True) -> Pl
         study: the study.
         root: its folder, which need not be there; its siblings are searched for timings.
         cache: folder of the stage cache.
-        may_pilot: whether to time a few steps of what was never timed here.
+        may_pilot: whether to time a few steps of what was never timed here, and of cohorts where the study
+            leaves their size open.
 
     Raises:
         ConfigError: if the folder holds another study, one problem per key that differs.
     """
+    study, lanes = planned_lanes(study, lanes_on_record(root), may_measure=may_pilot)
     state, revisions = _on_record(study, root)
     done = list(state.finals.values())
     waves = rehearse(study, state, revisions)
@@ -137,6 +140,7 @@ def plan(study: Study, root: Path, cache: Path, *, may_pilot: bool = True) -> Pl
         study=study.file.name,
         dataset=study.dataset,
         output=str(root),
+        lanes=lanes,
         arms=tuple(_arm_plan(arm, study, everything, prices) for arm in study.arms),
         phases=tuple(_phase_plan(phase, orders, pieces, everything, prices) for phase in PHASES),
         trainings=sum(piece.kind == "teacher" for piece in everything),
