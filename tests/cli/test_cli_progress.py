@@ -10,7 +10,7 @@ from mmdistill.cluster.progress import Event
 from mmdistill.cluster.proposals import propose
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
+from mmdistill.studies.session import RETRIES, Session
 from mmdistill.studies.study import open_study
 
 
@@ -36,6 +36,15 @@ def test_lines_count_orders_with_runs_and_name_the_rest(session):
     tally.add(Event(search, "complete", 1, 0))
     assert tally.orders == 1
     assert tally.runs["student_only", "search"] == 2
+
+
+def test_an_order_that_is_given_up_has_ended_as_on_record(session):
+    tally, order = Tally(session), order_of(session, "search")
+    for _ in range(RETRIES + 1):
+        tally.add(Event(order, session.ended(order, "failed"), 1, 0))
+    assert (tally.orders, tally.runs["student_only", "search"]) == (1, 2)
+    on_record = Tally(session)
+    assert (on_record.orders, on_record.runs) == (tally.orders, tally.runs)
 
 
 def test_a_resumed_study_starts_from_what_is_on_record(session, finished):

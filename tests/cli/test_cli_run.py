@@ -273,7 +273,12 @@ def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypa
     assert "1 order failed for good:" in answer.err
     assert "1 x MemoryError: too large" in answer.err
     assert "run again with --retry-failed" in answer.err
-    assert len([line for line in answer.lines if line.endswith("  failed")]) == 3
+    assert [line.split()[-1] for line in answer.lines if "hinton: confirm" in line] == [
+        "failed",
+        "failed",
+        "up",
+    ]
+    assert answer.err.count("[ 8/8]") == 1
     monkeypatch.setattr(running, "on_ray", refuse)
     assert call("run", study_file, "--output", tmp_path / "out").code == 3
     monkeypatch.undo()

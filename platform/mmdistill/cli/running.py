@@ -26,7 +26,7 @@ from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render import markdown
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.provenance import command_line, study_row
-from mmdistill.studies.session import DIED, Session
+from mmdistill.studies.session import Session, why_failed
 from mmdistill.studies.study import Study, open_study
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
@@ -165,8 +165,7 @@ def _failed_orders(folder: StudyFolder) -> dict[str, str]:
     # By what is on record: an attempt whose process died has no outcome, nor has one that was killed as
     # soon as its result was there.
     given_up = [final.order_id for final in folder.finals() if final.is_given_up]
-    errors = {attempt.order_id: attempt.error for attempt in folder.attempts() if attempt.error}
-    return {name: errors.get(name, DIED) for name in given_up}
+    return {order_id: why_failed(folder, order_id) for order_id in given_up}
 
 
 def _say_failures(failed: Mapping[str, str]) -> None:
