@@ -143,7 +143,7 @@ def altered(monkeypatch, folder, changes):
 
 def test_pruned_and_failed_trials_keep_their_state(folder, tmp_path, monkeypatch):
     lost = {"status": "diverged", "metrics": {}, "error": "total is not finite at step 3"}
-    altered(monkeypatch, folder, {0: {"status": "pruned"}, 1: lost})
+    altered(monkeypatch, folder, {0: {"status": "pruned", "stopped_epoch": 2}, 1: lost})
     export_optuna(folder, tmp_path / "new.db")
     study = optuna.load_study(
         study_name="exported/student_only/fold0", storage=storage_of(tmp_path / "new.db")
@@ -151,6 +151,7 @@ def test_pruned_and_failed_trials_keep_their_state(folder, tmp_path, monkeypatch
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE]
     assert len(study.trials[0].intermediate_values) == 3
+    assert [trial.user_attrs.get("stopped_epoch") for trial in study.trials] == [2, None, None]
     assert study.trials[1].user_attrs["error"] == "total is not finite at step 3"
     assert study.best_trial.number == 2
 

@@ -167,7 +167,7 @@ def _trial(
 
 
 def _attributes(row: TrialRow) -> dict[str, Any]:
-    kept = ("trial_id", "number", "status", "epoch", "seed", "pair_id", "cpu_s", "error")
+    kept = ("trial_id", "number", "status", "epoch", "stopped_epoch", "seed", "pair_id", "cpu_s", "error")
     found = {name: getattr(row, name) for name in kept if getattr(row, name) is not None}
     return found | {name: value for name, value in row.metrics.items() if value == value}
 
