@@ -21,7 +21,7 @@ class Declared(NamedTuple):
         folds: scheme of its folds; None where the study does not say.
         tuning: where its winners were searched: nested, fixed_holdout or shared.
         revision: number of the study's version that added it, from 1.
-        planned: runs by phase; None where the study does not say.
+        planned: runs by phase; None for an arm that left rows and was never declared.
     """
 
     name: str
