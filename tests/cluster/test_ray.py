@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmdistill.cluster.environment import local_cluster
+from mmdistill.cluster.environment import local_cluster, temporary_place
 from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.proposals import propose
 from mmdistill.data.datasets.planted import Planted
@@ -107,6 +107,11 @@ def started(file, root, *edits, environment=None):
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
+def scratch_of(process):
+    owners = {path: json.loads(path.read_text()) for path in temporary_place().glob("mm*/scratch-owner.json")}
+    return [path.parent for path, owner in owners.items() if owner["pid"] == process.pid]
+
+
 def wait_for_finals(process, root, count):
     limit = time.monotonic() + SECONDS
     while time.monotonic() < limit and process.poll() is None:
@@ -126,8 +131,10 @@ def test_a_killed_driver_loses_nothing_and_the_table_is_that_of_an_undisturbed_r
     first.wait()
     finished = {path.stem for path in (root / "finals").glob("*.json")}
     assert finished
+    (scratch,) = scratch_of(first)
     second = started(file, root)
     assert second.wait(SECONDS) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert not scratch.exists()
     folder = StudyFolder.open(root)
     assert content_hash(tables(folder)) == content_hash(tables(undisturbed))
     again = query(root, "SELECT order_id FROM attempts GROUP BY order_id HAVING count(outcome) > 1")
