@@ -16,15 +16,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.optuna_export import export_optuna
-from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError
-from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.file import StudyFile
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import assemble
 
 STUDY = {
@@ -59,11 +54,9 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, begin, finish):
     root = tmp_path_factory.mktemp("exported")
-    study = assemble(StudyFile.model_validate(STUDY), "exported.toml")
-    folder = StudyFolder.create(root, study_row(study, ["test"]), "", study.resolved())
-    run_inline(Session(study, folder, propose), StageCache(root / "cache"))
+    finish(begin(assemble(StudyFile.model_validate(STUDY), "exported.toml"), root))
     return StudyFolder.open(root)
 
 

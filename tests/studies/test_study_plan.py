@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
-from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
 from mmdistill.statistics import detectable_difference
 from mmdistill.studies import power
@@ -16,7 +14,6 @@ from mmdistill.studies.plan import plan
 from mmdistill.studies.power import earlier_spread, powers_of
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.rehearsal import rehearse
-from mmdistill.studies.session import Session
 
 MT_PKDOT = """
 [[arms]]
@@ -31,17 +28,23 @@ def text(tiny):
     return tiny.replace("[search]", f"{MT_PKDOT}\n[search]")
 
 
-def run(study, root, most=None):
-    folder = StudyFolder.create(root, study_row(study, []), "", study.resolved())
-    run_inline(Session(study, folder, propose), StageCache(root / "cache"), most=most)
-    return folder
+@pytest.fixture
+def run(begin):
+    """Return ``run(study, root, most=None)``: execute some orders of a study, or all; its folder."""
+
+    def _run(study, root, most=None):
+        session = begin(study, root)
+        run_inline(session, StageCache(root / "cache"), most=most)
+        return session.folder
+
+    return _run
 
 
 def planned(study, root, **other):
     return plan(study, root, root / "cache", may_pilot=False, **other)
 
 
-def test_a_plan_knows_what_every_row_of_a_run_will_be_called(put_together, text, tmp_path):
+def test_a_plan_knows_what_every_row_of_a_run_will_be_called(run, put_together, text, tmp_path):
     study = put_together(text)
     root = tmp_path / "results" / "tiny"
     before = planned(study, root)
@@ -65,7 +68,7 @@ def test_a_plan_knows_what_every_row_of_a_run_will_be_called(put_together, text,
 
 
 @pytest.mark.parametrize("most", [1, 8, 20])
-def test_a_plan_of_a_study_in_progress_counts_what_is_left(put_together, text, tmp_path, most):
+def test_a_plan_of_a_study_in_progress_counts_what_is_left(run, put_together, text, tmp_path, most):
     study = put_together(text)
     whole = planned(study, tmp_path / "nothing")
     run(study, tmp_path / "tiny", most)
@@ -95,7 +98,7 @@ def test_searched_teachers_are_said_to_make_the_counts_inexact(put_together, tex
     assert not found.is_exact
 
 
-def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(put_together, tiny, tmp_path):
+def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(run, put_together, tiny, tmp_path):
     study = put_together(tiny, "confirm.pairs=5", "search.trials=1", "search.startup=1", "name=earlier")
     folder = run(study, tmp_path / "earlier")
     compact(folder)
@@ -190,7 +193,7 @@ def test_arms_with_other_folds_have_replicates_of_their_own(put_together, tiny, 
     assert told["hinton_folds"] == ("stratified", "fixed_holdout")
 
 
-def test_a_neighbour_that_was_extended_tells_its_prices_and_spread(put_together, tiny, tmp_path):
+def test_a_neighbour_that_was_extended_tells_its_prices_and_spread(run, put_together, tiny, tmp_path):
     edits = ("search.trials=1", "search.startup=1", "name=earlier")
     run(put_together(tiny, "confirm.pairs=4", *edits), tmp_path / "earlier")
     study = put_together(tiny, "confirm.pairs=5", *edits)

@@ -23,10 +23,8 @@ STUDY = Path(__file__).parents[2] / "search_spaces" / "planted_nothing.toml"
 
 
 @pytest.fixture
-def session(tmp_path):
-    study = open_study(STUDY)
-    folder = StudyFolder.create(tmp_path, study_row(study, ["test"]), "", study.resolved())
-    return Session(study, folder, propose)
+def session(begin, tmp_path):
+    return begin(open_study(STUDY), tmp_path)
 
 
 def test_an_order_is_given_up_after_its_retries_even_if_no_attempt_of_it_ever_began(session):
