@@ -19,6 +19,7 @@ from mmdistill.errors import StudyError
 from mmdistill.pipeline.order import Order
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
+from mmdistill.studies.session import GIVEN_UP
 
 ORDER = Order(order_id="search-1", kind="search", title="a: search")
 SIGNALLED = """
@@ -79,6 +80,7 @@ class FakeSession:
 
     def ended(self, order, outcome):
         self.ends.append((order.order_id, outcome))
+        return GIVEN_UP if outcome == "lost" else outcome
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ def test_an_order_whose_process_died_is_handed_out_again_and_in_the_end_given_up
         assert isinstance(searcher.suggest(trial), dict)
         searcher.on_trial_complete(trial, error=True)
     assert session.ends == [("search-1", "lost")]
-    assert [(event.order, event.outcome) for event in heard] == [(ORDER, "lost")]
+    assert [(event.order, event.outcome) for event in heard] == [(ORDER, GIVEN_UP)]
 
 
 def test_an_order_whose_process_died_after_its_result_is_done(session, tmp_path):

@@ -75,7 +75,7 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
             if outcome == "lost":
                 outcome = self._after_a_loss(order)
             if outcome:
-                self._session.ended(order, outcome)
+                outcome = self._session.ended(order, outcome)
                 self._listen(Event(order, outcome, time.perf_counter() - started, len(self._live)))
 
     def _path(self, trial_id: str) -> Path:
