@@ -365,14 +365,6 @@ def test_is_least_where_the_student_is_the_teacher(name):
         assert (term(given).value_K > least_K + 1e-4).all()
 
 
-@pytest.mark.parametrize("value", [1, -3.0])
-def test_transport_of_rescaled_features_is_nothing(value):
-    teacher = outputs(2, SHAPES.teacher)
-    student = Outputs(teacher.features_KBD.detach() * abs(value), teacher.logits_KBC)
-    same = built("transport")(Batch(student, teacher)).value_K
-    torch.testing.assert_close(same, torch.zeros(K), atol=2e-5, rtol=0)
-
-
 def test_dead_fields_change_nothing(name):
     checked = 0
     for settings in variants(name):
