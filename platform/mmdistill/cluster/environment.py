@@ -33,6 +33,8 @@ VARIABLES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The new output prints boxes of its own even when told to be silent.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Orders run in actors, which come too early for the worker processes that Ray starts in advance.
+    "RAY_prestart_worker_first_driver": "0",
 }
 OBJECT_STORE_BYTES = 256 * 2**20
 # A unix socket path holds 107 bytes; Ray appends about 60.

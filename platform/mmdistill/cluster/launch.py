@@ -63,6 +63,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
     from ray import tune
 
     from mmdistill.cluster.searcher import OrderSearcher
+    from mmdistill.cluster.standby import StandbyScheduler
     from mmdistill.cluster.worker import order_trial
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -72,6 +73,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
         tune.with_resources(order_trial, share.order),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=StandbyScheduler(share.concurrent),
             num_samples=-1,
             max_concurrent_trials=share.concurrent,
             reuse_actors=True,
