@@ -29,6 +29,8 @@ VARIABLES = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # What Tune would restore itself from, all trials each time; our records are what a run resumes from.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # Tune would swallow Ctrl-C; `launch` has a handler of its own.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The new output prints boxes of its own even when told to be silent.

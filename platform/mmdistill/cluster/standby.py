@@ -25,5 +25,6 @@ class StandbyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Make room when the first order comes; all reserve the same."""
-        tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=self._room)
+        room = tune_controller._actor_cache  # noqa: SLF001
+        room.increase_max(trial.placement_group_factory, by=self._room)
         self._room = 0
