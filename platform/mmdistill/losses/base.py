@@ -23,11 +23,13 @@ class Setting(NamedTuple):
     """A setting of a loss.
 
     Attributes:
+        required: whether it has to be given.
         default: its default; None if it has to be given.
         range: the least and the greatest value worth trying; None if it is no number.
         choices: the words it may be; empty if it is no word.
     """
 
+    required: bool
     default: Any
     range: tuple[float, float] | None
     choices: tuple[str, ...]
@@ -62,16 +64,26 @@ class Loss:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
     @property
+    def tensors(self) -> dict[str, bool]:
+        """Return the names of the tensors the function takes, in order, and whether each is required."""
+        return {
+            name: parameter.default is parameter.empty
+            for name, parameter in inspect.signature(self.function).parameters.items()
+            if _is_tensor(parameter.annotation)
+        }
+
+    @property
     def settings(self) -> dict[str, Setting]:
-        """Return the settings by name: the keyword arguments of the function that are no mere tensors."""
+        """Return the settings by name: the arguments of the function that are no mere tensors."""
         return {
             name: Setting(
+                parameter.default is parameter.empty,
                 None if parameter.default is parameter.empty else parameter.default,
                 self.ranges.get(name),
                 _words(parameter.annotation),
             )
             for name, parameter in inspect.signature(self.function).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and not _is_tensor(parameter.annotation)
+            if not _is_tensor(parameter.annotation)
         }
 
 
@@ -83,7 +95,7 @@ def _words(annotation: Any) -> tuple[str, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-LOSSES: Registry[Loss] = Registry("loss")
+LOSSES: Registry[Loss] = Registry("loss function")
 
 
 def loss(

@@ -69,8 +69,11 @@ def cckd(
     difference_LBB = matrices[0] - matrices[1]
     if squared:
         return difference_LBB.square().mean(dim=(-2, -1))
-    distance_L: Tensor = torch.linalg.vector_norm(difference_LBB, dim=(-2, -1))
-    return distance_L / embedded_LBD.shape[-2] ** 2
+    # Powers of large features fit the number format, their squares may not.
+    largest_L11 = difference_LBB.detach().abs().amax(dim=(-2, -1), keepdim=True)
+    largest_L11 = torch.where(largest_L11 == 0, 1.0, largest_L11)
+    distance_L: Tensor = torch.linalg.vector_norm(difference_LBB / largest_L11, dim=(-2, -1))
+    return distance_L * largest_L11[..., 0, 0] / embedded_LBD.shape[-2] ** 2
 
 
 def _taylor(products_LBB: Tensor, gamma: float | Tensor, order: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from mmdistill.losses.base import loss, per_lane, unit_rows
+from mmdistill.losses.base import loss, per_lane, unit_rows, unit_scale
 from mmdistill.losses.distances import distances, off_diagonal, squared_distances
 
 LEAST_SQUARED_DISTANCE = 1e-12
@@ -66,13 +66,18 @@ def rkd_angle(student_LBD: Tensor, teacher_LBD: Tensor) -> Tensor:
 
     The way between equal samples has no direction: the cosine is 0, without gradient.
     """
-    difference_LBBB = _angles(student_LBD) - _angles(teacher_LBD)
-    return _huber(difference_LBBB.flatten(-2), torch.zeros_like(difference_LBBB).flatten(-2))
+    return _huber(_angles(student_LBD), _angles(teacher_LBD))
 
 
 def _angles(features_LBD: Tensor) -> Tensor:
-    way_LBBD = unit_rows(features_LBD[..., None, :, :] - features_LBD[..., :, None, :])
-    return way_LBBD @ way_LBBD.mT
+    """Return cos(i; j, k) of every sample i and every pair of others, as a matrix [L, B, B^2]."""
+    scaled_LBD = unit_scale(features_LBD, (-2, -1))
+    way_LBBD = scaled_LBD[..., None, :, :] - scaled_LBD[..., :, None, :]
+    length_LBB1: Tensor = torch.linalg.vector_norm(way_LBBD, dim=-1, keepdim=True)
+    # Fewer passes over the largest tensor than `unit_rows`; no way, no direction, no gradient.
+    inverse_LBB1 = torch.where(length_LBB1 == 0, 1.0, length_LBB1).reciprocal() * (length_LBB1 != 0)
+    direction_LBBD = way_LBBD * inverse_LBB1
+    return (direction_LBBD @ direction_LBBD.mT).flatten(-2)
 
 
 def _huber(first_LBB: Tensor, second_LBB: Tensor) -> Tensor:
