@@ -50,7 +50,7 @@ NUMBERS = {4: Number(-60.0, math.exp(20.0), 127, 23), 8: Number(-600.0, math.exp
 
 
 class Problem(NamedTuple):
-    """Space for one problem, used again for the next."""
+    """Space for one problem, used again for the next; the matrices are flat where it is not fitted to one."""
 
     gap_NM: Array
     kernel_NM: Array
@@ -82,8 +82,8 @@ def solve_all(
 ) -> tuple[Array, Array]:
     """Return plan_PNM and facts_P5 in double precision: dual value, <P, C>, KL, error, iterations.
 
-    KL is that of P from a x b. Everything is of one type, float32 or float64, contiguous and finite; eps and
-    masses are above 0.
+    KL is that of P from a x b. Everything is of one type, float32 or float64, contiguous and finite; eps is
+    above 0. A point without mass is not there; each problem has a row and a column.
     """
     kernel = _kernel()
     real = costs_PNM.dtype
@@ -91,11 +91,13 @@ def solve_all(
     plan_PNM, facts_P5 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 5))
     powers_M = np.empty(columns, real)
     bits_M = powers_M.view(np.int32 if real.itemsize == 4 else np.int64)
-    spaces = [*np.empty((2, rows, columns), real), powers_M, bits_M]
-    problem = Problem(*spaces, *np.empty((3, rows), real), *np.empty((7, columns), real))
-    number = NUMBERS[real.itemsize]
+    matrices = np.empty((2, rows * columns), real)
+    space = Problem(*matrices, powers_M, bits_M, *np.empty((3, rows), real), *np.empty((7, columns), real))
+    # Space for the costs of smaller problems, where there are any.
+    packed = np.empty(0 if a_PN.all() and b_PM.all() else rows * columns, real)
+    options = (tolerance, iterations, symmetric)
     kernel.solve_all(
-        costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric, problem, number, plan_PNM, facts_P5
+        costs_PNM, eps_P, a_PN, b_PM, *options, space, packed, NUMBERS[real.itemsize], plan_PNM, facts_P5
     )
     return plan_PNM, facts_P5
 
