@@ -91,8 +91,8 @@ def solve_all(
     plan_PNM, facts_P5 = np.empty_like(costs_PNM), np.empty((len(costs_PNM), 5))
     powers_M = np.empty(columns, real)
     bits_M = powers_M.view(np.int32 if real.itemsize == 4 else np.int64)
-    matrices = np.empty((2, rows * columns), real)
-    space = Problem(*matrices, powers_M, bits_M, *np.empty((3, rows), real), *np.empty((7, columns), real))
+    spaces = [*np.empty((2, rows * columns), real), powers_M, bits_M]
+    space = Problem(*spaces, *np.empty((3, rows), real), *np.empty((7, columns), real))
     # Space for the costs of smaller problems, where there are any.
     packed = np.empty(0 if a_PN.all() and b_PM.all() else rows * columns, real)
     options = (tolerance, iterations, symmetric)

@@ -14,7 +14,7 @@ RIDGE = 1e-12
 
 
 def linear_gradient(plan_LNM: Tensor) -> Tensor:
-    """Return the gradient of <P, C> with respect to C, where P is the entropic plan between its own marginals.
+    """Return the gradient of <P, C> with respect to C, P the entropic plan between its marginals.
 
     An entropic plan is exp((f_i + g_j - C_ij) / eps) a_i b_j; where C changes, f and g change such that the
     marginals stay. Hence the gradient is P (1 + R), R what is left of log P when the sum of a row part and a

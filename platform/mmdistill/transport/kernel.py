@@ -394,6 +394,24 @@ def _fitted(space: Problem, rows: int, columns: int) -> Problem:
 
 
 @_compiled
+def _gather(whole: Array, row: Array, column: Array, part: Array) -> None:
+    for i in range(len(row)):
+        for j in range(len(column)):
+            part[i, j] = whole[row[i], column[j]]
+
+
+@_compiled
+def _scatter(part: Array, row: Array, column: Array, whole: Array) -> None:
+    """Set the rows and columns to the part, and everything else to 0."""
+    for i in range(len(whole)):
+        for j in range(whole.shape[1]):
+            whole[i, j] = 0
+    for i in range(len(row)):
+        for j in range(len(column)):
+            whole[row[i], column[j]] = part[i, j]
+
+
+@_compiled
 def solve_all(
     costs_PNM: Array,
     eps_P: Array,
@@ -421,9 +439,7 @@ def solve_all(
         whole = n * m == costs_NM.size
         if not whole:
             costs_NM, a_N, b_M = packed[: n * m].reshape(n, m), a_N[row], b_M[column]
-            for i in range(n):
-                for j in range(m):
-                    costs_NM[i, j] = costs_PNM[p, row[i], column[j]]
+            _gather(costs_PNM[p], row, column, costs_NM)
             # A plan may take the place of its kernel: an entry of the one needs that of the other only.
             plan_NM = problem.kernel_NM
         if symmetric:
@@ -434,9 +450,4 @@ def solve_all(
         facts_P5[p, 0], facts_P5[p, 1], facts_P5[p, 2] = facts
         facts_P5[p, 3], facts_P5[p, 4] = error, used
         if not whole:
-            for i in range(len(plan_PNM[p])):
-                for j in range(plan_PNM.shape[2]):
-                    plan_PNM[p, i, j] = 0
-            for i in range(n):
-                for j in range(m):
-                    plan_PNM[p, row[i], column[j]] = plan_NM[i, j]
+            _scatter(plan_NM, row, column, plan_PNM[p])
