@@ -307,18 +307,19 @@ def test_transport_of_rescaled_features_is_nothing(value):
 
 
 def test_dead_fields_change_nothing(name):
-    checked = 0
-    given = batch()
+    checked, given = 0, batch()
     for settings in variants(name):
+        changes = {field: another(getattr(settings, field)) for field in settings.dead()}
+        # An infinite value may have made its own field dead.
+        changes = {f: v for f, v in changes.items() if f in settings.model_copy(update={f: v}).dead()}
+        if not changes:
+            continue
+        checked += 1
         value, found = gradients(built(name, [settings] * K), given)
-        for field in settings.dead():
-            changed = settings.model_copy(update={field: another(getattr(settings, field))})
-            if field not in changed.dead():
-                continue  # an infinite value that made its own field dead
-            checked += 1
-            value_then, found_then = gradients(built(name, [changed] * K), given)
-            assert torch.equal(value, value_then), (settings, field)
-            assert all(torch.equal(a, b) for a, b in zip(found, found_then, strict=True)), (settings, field)
+        changed = built(name, [settings.model_copy(update=changes)] * K)
+        value_then, found_then = gradients(changed, given)
+        assert torch.equal(value, value_then), (settings, changes)
+        assert all(torch.equal(a, b) for a, b in zip(found, found_then, strict=True)), (settings, changes)
     assert checked or not any(settings.dead() for settings in variants(name))
 
 

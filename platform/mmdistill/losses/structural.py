@@ -149,8 +149,8 @@ class Objective(NamedTuple):
 
     Attributes:
         coupling: ``entropic``: min <P, C> + eps KL(P || a x b); ``identity``: each sample with itself, mean
-            of 1/2 ||x_i - y_i||^2; ``exact``: min <P, C>; ``unbalanced``: entropic, with marginals that are free
-            at a price (:func:`~mmdistill.transport.couplings.unbalanced_transport`); ``gromov``:
+            of 1/2 ||x_i - y_i||^2; ``exact``: min <P, C>; ``unbalanced``: entropic, its marginals free at a
+            price (:func:`~mmdistill.transport.couplings.unbalanced_transport`); ``gromov``:
             Gromov-Wasserstein between the two (shifted) similarity matrices, without anchors;
             ``fused_gromov``: that and the exact transport between the points, both as means of 1/2
             (difference of similarities)^2 (:func:`~mmdistill.transport.couplings.gromov_transport`).
