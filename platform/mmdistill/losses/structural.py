@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmdistill.errors import NumericsError
-from mmdistill.losses.base import LOSSES, per_lane, unit_rows
+from mmdistill.losses.base import LOSSES, NO_DIRECTION_BELOW, per_lane, unit_rows
 from mmdistill.transport.clouds import Transported, half_squared_distances, median_cost, transport_clouds
 from mmdistill.transport.couplings import exact_transport, gromov_transport, unbalanced_transport
 from mmdistill.transport.sinkhorn import Value
@@ -109,8 +110,8 @@ def _order(values: Tensor) -> Tensor:
 
 
 def structural_points(
-    student_S_LBB: Tensor,
-    teacher_S_LBB: Tensor,
+    student_LBD: Tensor,
+    teacher_LBD: Tensor,
     kind: AnchorKind,
     k: int | Tensor,
     *,
@@ -122,19 +123,75 @@ def structural_points(
     A point is a row of similarities to its anchors; columns beyond a lane's own k are 0 in both.
 
     Args:
-        student_S_LBB: the student's similarities.
-        teacher_S_LBB: the teacher's similarities, which choose the anchors.
+        student_LBD: features.
+        teacher_LBD: features of the same samples, of any width; their similarities choose the anchors.
         kind: as in :func:`anchor_indices`.
         k: as in :func:`anchor_indices`.
         shift: ``min`` subtracts each matrix's least entry, so that points are non-negative.
         detach_shift: whether that entry is a constant as far as the gradient is concerned.
     """
-    anchors = anchor_indices(teacher_S_LBB, kind, k)
-    points = []
-    for S_LBB in (teacher_S_LBB, student_S_LBB):
-        points_LBA = _shifted(S_LBB, shift, detach=detach_shift).gather(-1, anchors.indices_LBA)
-        points.append(points_LBA if anchors.kept_LA is None else points_LBA * anchors.kept_LA[..., None, :])
-    return points[0], points[1]
+    clouds = teacher_LBD, student_LBD
+    with torch.no_grad():
+        structures = [_structure(features_LBD) for features_LBD in clouds]
+        anchors = anchor_indices(structures[0].S_LBB, kind, k)
+    X_LBA, Y_LBA = (
+        _Points.apply(features_LBD, structure, anchors, shift, detach_shift)  # type: ignore[no-untyped-call]
+        for features_LBD, structure in zip(clouds, structures, strict=True)
+    )
+    return X_LBA, Y_LBA
+
+
+class _Structure(NamedTuple):
+    """Rows as :func:`unit_rows` gives them, 1 / their length (0 without a direction), and similarities."""
+
+    unit_LBD: Tensor
+    rate_LB1: Tensor
+    S_LBB: Tensor
+
+
+class _Points(torch.autograd.Function):
+    """From features to the points of :func:`structural_points`, with the gradient written out.
+
+    What autograd would record of it are some twenty small steps, which cost more than the transport itself.
+    Points are compared with points of the same columns only, so that where a column is beyond a lane's own
+    k the gradient that comes back is 0 already.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, _: Tensor, structure: "_Structure", anchors: Anchors, shift: Shift, detach_shift: bool
+    ) -> Tensor:
+        unit_LBD, rate_LB1, S_LBB = structure
+        points_LBA, place_L1 = S_LBB.gather(-1, anchors.indices_LBA), None
+        if shift == "min":
+            place_L1 = S_LBB.flatten(-2).argmin(dim=-1, keepdim=True)
+            points_LBA -= S_LBB.flatten(-2).gather(-1, place_L1)[..., None]
+        if anchors.kept_LA is not None:
+            points_LBA *= anchors.kept_LA[..., None, :]
+        ctx.save_for_backward(unit_LBD, rate_LB1, anchors.indices_LBA, None if detach_shift else place_L1)
+        return points_LBA
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_LBA: Tensor) -> tuple[Tensor, None, None, None, None]:
+        unit_LBD, rate_LB1, indices_LBA, place_L1 = ctx.saved_tensors
+        S_LBB = gradient_LBA.new_zeros((*unit_LBD.shape[:-1], unit_LBD.shape[-2]))
+        S_LBB.scatter_(-1, indices_LBA, gradient_LBA)
+        if place_L1 is not None:
+            S_LBB.flatten(-2).scatter_add_(-1, place_L1, -gradient_LBA.sum(dim=(-2, -1))[..., None])
+        slope_LBD = (S_LBB + S_LBB.mT) @ unit_LBD
+        along_LB1 = (slope_LBD * unit_LBD).sum(dim=-1, keepdim=True)
+        return slope_LBD.addcmul_(unit_LBD, along_LB1, value=-1).mul_(rate_LB1), None, None, None, None
+
+
+def _structure(features_LBD: Tensor) -> _Structure:
+    largest_LB1 = torch.linalg.vector_norm(features_LBD, ord=math.inf, dim=-1, keepdim=True)
+    factor_LB1 = torch.where(largest_LB1 < NO_DIRECTION_BELOW, 0.0, largest_LB1.reciprocal())
+    unit_LBD = features_LBD * factor_LB1
+    # At least 1 for every row with a direction.
+    rate_LB1 = torch.linalg.vector_norm(unit_LBD, dim=-1, keepdim=True).clamp_min_(0.5).reciprocal_()
+    unit_LBD *= rate_LB1
+    return _Structure(unit_LBD, rate_LB1.mul_(factor_LB1), unit_LBD @ unit_LBD.mT)
 
 
 def _shifted(S_LBB: Tensor, shift: Shift, *, detach: bool) -> Tensor:
@@ -213,17 +270,19 @@ def structural_transport(
         NumericsError: if ``eps``, ``eps_rel``, ``k``, ``penalty_rel`` or ``structure`` is out of range.
     """
     what = Objective(**objective)
-    S, T = similarities(student_LBD), similarities(teacher_LBD)
+    if what.coupling in {"gromov", "fused_gromov"}:
+        S, T = (_shifted(similarities(x), shift, detach=detach_shift) for x in (student_LBD, teacher_LBD))
     if what.coupling == "gromov":
-        S, T = (_shifted(x, shift, detach=detach_shift) for x in (S, T))
         return _answer(gromov_transport(_stack(T), _stack(S)), S.shape[:-2])
-    X_LBA, Y_LBA = structural_points(S, T, anchors, k, shift=shift, detach_shift=detach_shift)
+    X_LBA, Y_LBA = structural_points(
+        student_LBD, teacher_LBD, anchors, k, shift=shift, detach_shift=detach_shift
+    )
     if what.coupling == "identity":
         return _identity(X_LBA, Y_LBA)
     # One leading axis, for the solver refuses a lone problem that is not finite.
     lead, X_LBA, Y_LBA = X_LBA.shape[:-2], _stack(X_LBA), _stack(Y_LBA)
     if what.coupling == "fused_gromov":
-        S, T = (_stack(_shifted(x, shift, detach=detach_shift)) for x in (S, T))
+        S, T = _stack(S), _stack(T)
         count_L = anchor_counts(T, anchors, k).broadcast_to(lead).reshape(-1, 1, 1)
         share_L = _bounded("structure", what.structure, X_LBA, lead, most=1.0)
         found = gromov_transport(

@@ -34,9 +34,17 @@ def half_squared_distances(X_LNA: Tensor, Y_LMA: Tensor) -> Tensor:
     # Costs do not depend on the origin; near the points little is lost to cancellation.
     origin_L1A = X_LNA.mean(dim=-2, keepdim=True)
     X_LNA, Y_LMA = X_LNA - origin_L1A, Y_LMA - origin_L1A
-    halves_LN1, halves_L1M = 0.5 * X_LNA.square().sum(-1)[:, :, None], 0.5 * Y_LMA.square().sum(-1)[:, None]
+    return _costs(X_LNA, _half_squares(X_LNA), Y_LMA, _half_squares(Y_LMA))
+
+
+def _half_squares(X_LNA: Tensor) -> Tensor:
+    return 0.5 * X_LNA.square().sum(dim=-1)
+
+
+def _costs(X_LNA: Tensor, X_halves_LN: Tensor, Y_LMA: Tensor, Y_halves_LM: Tensor) -> Tensor:
     # In place, because memory for one more matrix costs as much as filling it.
-    return torch.baddbmm(halves_L1M, X_LNA, Y_LMA.mT, alpha=-1).add_(halves_LN1).clamp_min_(0.0)
+    products_LNM = torch.baddbmm(Y_halves_LM[:, None], X_LNA, Y_LMA.mT, alpha=-1)
+    return products_LNM.add_(X_halves_LN[:, :, None]).clamp_min_(0.0)
 
 
 def median_cost(costs_LNN: Tensor) -> Tensor:
@@ -86,13 +94,17 @@ def transport_clouds(
     Raises:
         NumericsError: if the regularisation is not above 0.
     """
-    x_LNA, y_LMA = X_LNA.detach(), Y_LMA.detach()
     bounds: dict[str, Any] = {"tolerance": tolerance, "iterations": iterations}
+    # Costs and gradients do not depend on the origin; near the points little is lost to cancellation.
+    origin_L1A = X_LNA.detach().mean(dim=-2, keepdim=True)
+    x_LNA, y_LMA = X_LNA.detach() - origin_L1A, Y_LMA.detach() - origin_L1A
+    x_halves_LN, y_halves_LM = _half_squares(x_LNA), _half_squares(y_LMA)
     # Both clouds in one call, but not with the problem between them: theirs is the faster solver.
     owns = torch.cat([x_LNA, y_LMA]) if debias else x_LNA
-    own_costs = half_squared_distances(owns, owns)
+    own_halves = torch.cat([x_halves_LN, y_halves_LM]) if debias else x_halves_LN
+    own_costs = _costs(owns, own_halves, owns, own_halves)
     eps_L = eps * median_cost(own_costs[: len(x_LNA)]) if relative else eps
-    between = solve(half_squared_distances(x_LNA, y_LMA), eps=eps_L, **bounds)
+    between = solve(_costs(x_LNA, x_halves_LN, y_LMA, y_halves_LM), eps=eps_L, **bounds)
     value_L, converged_L, used = (
         _value(between, value),
         between.converged_L.to(eps_L.dtype),
