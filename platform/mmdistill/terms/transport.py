@@ -82,8 +82,11 @@ class Transport(AbstractTerm[TransportSettings]):
             debias=self.shared.debias,
             coupling=self.shared.coupling,
             value=self.shared.value,
-            penalty_rel=self.per_lane("penalty_rel", student),
-            structure=self.per_lane("structure", student),
+            **{
+                name: self.per_lane(name, student)
+                for name in ("penalty_rel", "structure")
+                if name not in UNUSED[self.shared.coupling]
+            },
             tolerance=self.shared.tolerance,
             iterations=self.shared.iterations,
         )
