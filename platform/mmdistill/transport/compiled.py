@@ -79,11 +79,12 @@ def solve_all(
     tolerance: float,
     iterations: int,
     symmetric: bool,
+    gaps: bool = False,
 ) -> tuple[Array, Array]:
     """Return plan_PNM and facts_P5 in double precision: dual value, <P, C>, KL, error, iterations.
 
     KL is that of P from a x b. Everything is of one type, float32 or float64, contiguous and finite; eps is
-    above 0. A point without mass is not there; each problem has a row and a column.
+    above 0. With ``gaps`` a point without mass is not there; each problem has a row and a column.
     """
     kernel = _kernel()
     real = costs_PNM.dtype
@@ -94,7 +95,7 @@ def solve_all(
     spaces = [*np.empty((2, rows * columns), real), powers_M, bits_M]
     space = Problem(*spaces, *np.empty((3, rows), real), *np.empty((7, columns), real))
     # Space for the costs of smaller problems, where there are any.
-    packed = np.empty(0 if a_PN.all() and b_PM.all() else rows * columns, real)
+    packed = np.empty(gaps * rows * columns, real)
     options = (tolerance, iterations, symmetric)
     kernel.solve_all(
         costs_PNM, eps_P, a_PN, b_PM, *options, space, packed, NUMBERS[real.itemsize], plan_PNM, facts_P5

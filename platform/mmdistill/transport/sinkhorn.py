@@ -138,13 +138,14 @@ def solve(
             if symmetric
             else _masses("column", column_weights, column_mask, (*lead, columns), costs_PNM)
         )
-        if row_mask is not None or column_mask is not None:
+        gaps = row_mask is not None or column_mask is not None
+        if gaps:
             costs_PNM = torch.where((a_P1N.mT > 0) & (b_P1M > 0), costs_PNM, 0.0)
         finite_P = costs_PNM.sum(dim=(1, 2)).isfinite()
         if cost_LNM.dim() == 2 and not bool(finite_P.all()):
             raise NumericsError("`cost` must be finite, but is not")
         problems = _Problems(costs_PNM, eps_P, a_P1N, b_P1M)
-        answers = _answers(problems, finite_P, _Options(tolerance, iterations, symmetric))
+        answers = _answers(problems, finite_P, _Options(tolerance, iterations, symmetric, gaps))
         return Plan(
             plan_LNM=answers.plan_PNM.reshape(cost_LNM.shape),
             value_L=answers.value_P.reshape(lead),
@@ -160,6 +161,8 @@ class _Options(NamedTuple):
     tolerance: float
     iterations: int
     symmetric: bool
+    # Whether there may be points without mass, which are not there.
+    gaps: bool
 
 
 class _Problems(NamedTuple):
@@ -208,9 +211,7 @@ def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
         eps_P,
         a_P1N[:, 0],
         b_P1M[:, 0],
-        tolerance=options.tolerance,
-        iterations=options.iterations,
-        symmetric=options.symmetric,
+        **options._asdict(),
     )
     value_P, cost_P, kl_P, error_P, _ = torch.from_numpy(facts_P5).to(problems.eps_P.dtype).unbind(dim=1)
     return _Answers(torch.from_numpy(plan_PNM), value_P, cost_P, kl_P, error_P, int(facts_P5[:, 4].max()))
@@ -219,15 +220,14 @@ def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
 def _with_torch(problems: _Problems, options: _Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = problems
     bounds: dict[str, Any] = {"tolerance": options.tolerance, "iterations": options.iterations}
-    there_PNM = (a_P1N.mT > 0) & (b_P1M > 0)
-    gaps = not bool(there_PNM.all())
-    if gaps:
+    if options.gaps:
         costs_PNM, a_P1N, b_P1M = scaling.with_copies(costs_PNM, a_P1N, b_P1M)
     if options.symmetric:
         found = scaling.solve_self(costs_PNM, eps_P, a_P1N, **bounds)
     else:
         found = scaling.solve(costs_PNM, eps_P, a_P1N, b_P1M, **bounds)
-    plan_PNM = torch.where(there_PNM, found.plan_PNM, 0.0) if gaps else found.plan_PNM
+    there_PNM = (problems.a_P1N.mT > 0) & (problems.b_P1M > 0)
+    plan_PNM = torch.where(there_PNM, found.plan_PNM, 0.0) if options.gaps else found.plan_PNM
     value_P = _inner(a_P1N.mT * b_P1M, costs_PNM) + eps_P * found.dual_P
     cost_P = _inner(plan_PNM, problems.costs_PNM)
     return _Answers(plan_PNM, value_P, cost_P, found.kl_P, found.error_P, found.iterations)
