@@ -8,13 +8,8 @@ import pytest
 import torch
 
 from mmdistill.errors import NumericsError
-from mmdistill.losses.structural import (
-    anchor_indices,
-    centroid,
-    similarities,
-    structural_points,
-    structural_transport,
-)
+from mmdistill.losses.anchors import anchor_indices, similarities, structural_points
+from mmdistill.losses.structural import centroid, structural_transport
 
 EXACT = {"tolerance": 1e-11, "iterations": 3000}
 

@@ -373,45 +373,6 @@ def _finish(
 
 
 @_compiled
-def _fitted(space: Problem, rows: int, columns: int) -> Problem:
-    """Return the start of the space in the shape of a problem."""
-    return Problem(
-        space.gap_NM[: rows * columns].reshape(rows, columns),
-        space.kernel_NM[: rows * columns].reshape(rows, columns),
-        space.powers_M[:columns],
-        space.bits_M[:columns],
-        space.row_N[:rows],
-        space.new_N[:rows],
-        space.weight_N[:rows],
-        space.column_M[:columns],
-        space.sums_M[:columns],
-        space.step_M[:columns],
-        space.rest_M[:columns],
-        space.direction_M[:columns],
-        space.scaled_M[:columns],
-        space.image_M[:columns],
-    )
-
-
-@_compiled
-def _gather(whole: Array, row: Array, column: Array, part: Array) -> None:
-    for i in range(len(row)):
-        for j in range(len(column)):
-            part[i, j] = whole[row[i], column[j]]
-
-
-@_compiled
-def _scatter(part: Array, row: Array, column: Array, whole: Array) -> None:
-    """Set the rows and columns to the part, and everything else to 0."""
-    for i in range(len(whole)):
-        for j in range(whole.shape[1]):
-            whole[i, j] = 0
-    for i in range(len(row)):
-        for j in range(len(column)):
-            whole[row[i], column[j]] = part[i, j]
-
-
-@_compiled
 def solve_all(
     costs_PNM: Array,
     eps_P: Array,
@@ -420,34 +381,18 @@ def solve_all(
     tolerance: float,
     iterations: int,
     symmetric: bool,
-    space: Problem,
-    packed: Array,
+    problem: Problem,
     number: Number,
     plan_PNM: Array,
     facts_P5: Array,
 ) -> None:
-    """Set the plans and, per problem, the dual value, <P, C>, KL, the error and the iterations.
-
-    Points without mass are left out: a problem is packed into a smaller one, in ``packed``.
-    """
+    """Set the plans and, per problem, the dual value, <P, C>, KL, the error and the iterations."""
     for p in range(len(costs_PNM)):
-        eps = float(eps_P[p])
-        row, column = np.flatnonzero(a_PN[p]), np.flatnonzero(b_PM[p])
-        n, m = len(row), len(column)
-        problem = _fitted(space, n, m)
-        costs_NM, a_N, b_M, plan_NM = costs_PNM[p], a_PN[p], b_PM[p], plan_PNM[p]
-        whole = n * m == costs_NM.size
-        if not whole:
-            costs_NM, a_N, b_M = packed[: n * m].reshape(n, m), a_N[row], b_M[column]
-            _gather(costs_PNM[p], row, column, costs_NM)
-            # A plan may take the place of its kernel: an entry of the one needs that of the other only.
-            plan_NM = problem.kernel_NM
+        costs_NM, eps, a_N, b_M = costs_PNM[p], float(eps_P[p]), a_PN[p], b_PM[p]
         if symmetric:
             used, error = _solve_self(costs_NM, eps, a_N, tolerance, iterations, problem, number)
         else:
             used, error = _solve(costs_NM, eps, a_N, b_M, tolerance, iterations, problem, number)
-        facts = _finish(costs_NM, eps, a_N, b_M, problem, plan_NM)
+        facts = _finish(costs_NM, eps, a_N, b_M, problem, plan_PNM[p])
         facts_P5[p, 0], facts_P5[p, 1], facts_P5[p, 2] = facts
         facts_P5[p, 3], facts_P5[p, 4] = error, used
-        if not whole:
-            _scatter(plan_NM, row, column, plan_PNM[p])

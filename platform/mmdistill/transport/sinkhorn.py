@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmdistill.errors import NumericsError
 from mmdistill.transport import compiled, scaling
+from mmdistill.transport.compiled import Options
 from mmdistill.transport.implicit import linear_gradient
 
 Value = Literal["regularised", "linear"]
@@ -145,7 +146,7 @@ def solve(
         if cost_LNM.dim() == 2 and not bool(finite_P.all()):
             raise NumericsError("`cost` must be finite, but is not")
         problems = _Problems(costs_PNM, eps_P, a_P1N, b_P1M)
-        answers = _answers(problems, finite_P, _Options(tolerance, iterations, symmetric, gaps))
+        answers = _answers(problems, finite_P, Options(tolerance, iterations, symmetric, gaps))
         return Plan(
             plan_LNM=answers.plan_PNM.reshape(cost_LNM.shape),
             value_L=answers.value_P.reshape(lead),
@@ -155,14 +156,6 @@ def solve(
             error_L=answers.error_P.reshape(lead),
             iterations=answers.iterations,
         )
-
-
-class _Options(NamedTuple):
-    tolerance: float
-    iterations: int
-    symmetric: bool
-    # Whether there may be points without mass, which are not there.
-    gaps: bool
 
 
 class _Problems(NamedTuple):
@@ -181,7 +174,7 @@ class _Answers(NamedTuple):
     iterations: int
 
 
-def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answers:
+def _answers(problems: _Problems, finite_P: Tensor, options: Options) -> _Answers:
     """Solve what has to be solved; the rest is the product plan, or NaN where the costs are not finite."""
     costs_PNM, eps_P, a_P1N, b_P1M = problems
     open_P = finite_P & eps_P.isfinite()
@@ -199,25 +192,19 @@ def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answe
     return _Answers(plan_PNM, value_P, cost_P, kl_P, error_P, iterations)
 
 
-def _solve_open(problems: _Problems, options: _Options) -> _Answers:
+def _solve_open(problems: _Problems, options: Options) -> _Answers:
     """Solve finite problems by the means of their device."""
     return (_with_kernel if problems.costs_PNM.device.type == "cpu" else _with_torch)(problems, options)
 
 
-def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
+def _with_kernel(problems: _Problems, options: Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = (x.contiguous().numpy() for x in problems)
-    plan_PNM, facts_P5 = compiled.solve_all(
-        costs_PNM,
-        eps_P,
-        a_P1N[:, 0],
-        b_P1M[:, 0],
-        **options._asdict(),
-    )
+    plan_PNM, facts_P5 = compiled.solve_all(costs_PNM, eps_P, a_P1N[:, 0], b_P1M[:, 0], options)
     value_P, cost_P, kl_P, error_P, _ = torch.from_numpy(facts_P5).to(problems.eps_P.dtype).unbind(dim=1)
     return _Answers(torch.from_numpy(plan_PNM), value_P, cost_P, kl_P, error_P, int(facts_P5[:, 4].max()))
 
 
-def _with_torch(problems: _Problems, options: _Options) -> _Answers:
+def _with_torch(problems: _Problems, options: Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = problems
     bounds: dict[str, Any] = {"tolerance": options.tolerance, "iterations": options.iterations}
     if options.gaps:
