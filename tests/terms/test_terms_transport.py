@@ -31,7 +31,7 @@ def test_takes_the_place_of_the_relative_one():
     assert torch.equal(value(eps=0.02), value(eps=0.02, eps_rel=3.0))
     assert not torch.allclose(value(eps=0.02), value(eps=0.2))
     settings = TERMS["transport"].settings_type(eps=0.02)
-    assert settings.dead() == {"eps_rel"} | ({"detach_shift"} if settings.shift == "none" else set())
+    assert settings.dead() == TERMS["transport"].settings_type().dead() | {"eps_rel"}
     assert "eps" in settings.model_copy(update={"coupling": "identity"}).dead()
 
 
