@@ -59,4 +59,5 @@ def spectral_norm(weight_KIO: Tensor) -> Tensor:
         vector_KO = gram_KOO[torch.arange(len(at_K), device=at_K.device), :, at_K]
         vector_KO = torch.nn.functional.normalize(vector_KO, dim=1)
     stretched_KI = (weight_KIO @ vector_KO[..., None])[..., 0]
-    return torch.linalg.vector_norm(stretched_KI, dim=1).clamp_min(1e-12)
+    norm_K: Tensor = torch.linalg.vector_norm(stretched_KI, dim=1)
+    return norm_K.clamp_min(1e-12)

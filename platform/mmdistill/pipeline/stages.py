@@ -17,7 +17,7 @@ from mmdistill.training.race import RaceSettings
 Kind = Literal["teacher", "alignment", "teacher_outputs", "student"]
 
 # Raise a number when a change to that stage's code changes what it writes.
-VERSIONS: dict[str, int] = {"teacher": 1, "alignment": 1, "teacher_outputs": 1, "student": 3}
+VERSIONS: dict[str, int] = {"teacher": 1, "alignment": 1, "teacher_outputs": 1, "student": 4}
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,14 @@ class Pipeline:
 
     @cached_property
     def teachers(self) -> tuple[Stage, ...]:
-        """Return a stage per network of the pool; none where the teacher trains along with the student."""
-        if self.run.trains_teacher():
-            return ()
-        return tuple(self.teacher(name) for name in self.run.networks())
+        """Return a stage per network that is trained before the student."""
+        return tuple(self.teacher(name) for name in self.run.frozen_networks())
 
     def teacher(self, name: str) -> Stage:
         """Return the stage that trains the network of that name, with its out-of-fold copies."""
         settings = self.run.teachers.as_json()
-        own = {key: settings[key] for key in settings if key not in {"pool", "training", "task_weight"}}
+        of_students = {"pool", "training", "auxiliary", "task_weight"}
+        own = {key: settings[key] for key in settings if key not in of_students}
         modalities = network_modalities(name, self.run.data)
         own |= {"modalities": list(modalities), "network": self.run.network.as_json()}
         own |= {"batch_size": self.run.batch_size}
@@ -95,12 +94,12 @@ class Pipeline:
 
     @cached_property
     def outputs(self) -> Stage | None:
-        """Return the stage of the frozen teachers' outputs on the training rows."""
+        """Return the stage of the frozen networks' outputs on the training rows."""
         if not self.teachers:
             return None
-        own = {"pool": list(self.run.networks()), **self._context}
+        names = list(self.run.frozen_networks())
         upstream = self.teachers if self.alignment is None else (self.alignment,)
-        return Stage("teacher_outputs", ",".join(self.run.networks()), own, upstream)
+        return Stage("teacher_outputs", ",".join(names), {"pool": names, **self._context}, upstream)
 
     @cached_property
     def student(self) -> Stage:
@@ -108,9 +107,10 @@ class Pipeline:
         own = self.run.as_json()
         # The data is in the context. What frozen teachers are is in the key of their outputs.
         own["data"] = {"student": sorted(self.run.data.student)}
-        if self.outputs is not None:
+        upstream = () if self.outputs is None else (self.outputs,)
+        if upstream and not self.run.trains_teacher():
             del own["teachers"], own["alignment"]
-            return Stage("student", "student", own | self._context, (self.outputs,))
+            return Stage("student", "student", own | self._context, upstream)
         own["networks"] = self.run.networks()
         own["auxiliary"] = sorted(self.run.data.privileged) if self.run.needs_auxiliary() else []
-        return Stage("student", "student", own | self._context)
+        return Stage("student", "student", own | self._context, upstream)

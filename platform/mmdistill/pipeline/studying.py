@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmdistill.models.network import Network
+from mmdistill.models.network import Network, Outputs
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold
@@ -55,7 +55,7 @@ def train_students(
 
     Args:
         runs: one per lane.
-        outputs: each lane's teacher outputs; None where no frozen teacher teaches.
+        outputs: what each lane's networks that were trained before said; None without any.
         fold: the data without test rows.
         runtime: where this runs.
         race: how the lanes race; by default none is stopped.
@@ -107,7 +107,7 @@ def _means(curves: dict[str, list[float]], epoch: int) -> dict[str, float]:
     converged = curves.get("detail/transport/converged")
     if converged:
         found["transport_unconverged"] = 1 - sum(converged) / len(converged)
-    for score in ("accuracy", "log_loss", "ccc"):
+    for score in ("accuracy", "log_loss", "ccc", "auxiliary_r2"):
         if f"validation/teacher_{score}" in curves:
             found[f"teacher_{score}"] = curves[f"validation/teacher_{score}"][epoch]
     return found
@@ -140,8 +140,8 @@ def student_objective(
     run = runs[0]
     labelled = [torch.from_numpy(fold.labelled(r.data.label_fraction, r.seed)) for r in runs]
     rows = Rows(fold.train, fold.validation, torch.stack(labelled).to(fold.device), fold.task)
-    frozen = None if outputs is None else _frozen(run, outputs, rows)
-    live = _live(runs, fold) if run.trains_teacher() else None
+    live = _live(runs, outputs, fold) if run.trains_teacher() else None
+    frozen = None if outputs is None or live is not None else _frozen(run, outputs, rows)
     width = run.network.width
     names = () if frozen is None else frozen.names
     shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
@@ -186,11 +186,15 @@ def _row_losses(logits_KMNC: Tensor, rows: Rows) -> Tensor:
     return losses.view(logits_KMNC.shape[:-1])
 
 
-def _live(runs: Sequence[RunSettings], fold: Fold) -> LiveTeacher:
+def _live(runs: Sequence[RunSettings], outputs: Sequence[Entry] | None, fold: Fold) -> LiveTeacher:
     run = runs[0]
     (name,) = run.networks()
     teacher = _fresh(runs, fold, name, "live teacher")
-    auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.needs_auxiliary() else None
+    auxiliary: Network | Outputs | None
+    auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.trains_auxiliary() else None
+    if outputs is not None:
+        said = (torch.stack([entry.tensors[n][0] for entry in outputs]) for n in ("features", "logits"))
+        auxiliary = Outputs(*(x.to(fold.device) for x in said))
     source_KN = taught_parts(runs, fold)[0].source_KN
     return LiveTeacher(teacher, auxiliary, run.teachers.task_weight, source_KN)
 

@@ -114,4 +114,4 @@ def _first_run(order: Order) -> RunSettings:
 
 def _taught(run: RunSettings) -> tuple[str, ...]:
     """Return the networks a run would train before its student."""
-    return () if run.trains_teacher() or not run.active_terms() else tuple(run.networks())
+    return tuple(run.frozen_networks()) if run.active_terms() else ()
