@@ -4,6 +4,7 @@ Axes: K lanes, M teachers, N rows, D width, C outputs.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from mmdistill.training.runtime import Runtime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
 DEGENERATE_SHARE = 0.99
+# A discriminator that is right this often, over this many steps in a row, has nothing left to teach.
+SATURATED_ACCURACY, SATURATED_STEPS = 0.99, 200
 
 
 def cohort_key(run: RunSettings) -> str:
@@ -62,15 +65,19 @@ def train_students(
         keeper: of the snapshots of this training.
 
     Returns:
-        per lane the student's weights, and as facts the kept epoch, validation metrics, curves, the share
-        of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race stopped
-        the epochs it trained.
+        per lane the student's weights, and as facts the kept epoch, validation metrics, curves, notes, the
+        share of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race
+        stopped the epochs it trained.
     """
     objective = student_objective(runs, outputs, fold, runtime)
     race_on = None if race is None else Race(race, objective.only)
-    fitted = fit(objective, student_plan(runs, fold), runtime, race_on, keeper)
+    plan = student_plan(runs, fold)
+    fitted = fit(objective, plan, runtime, race_on, keeper)
     metrics = evaluate(objective.student, fold, fold.arrays.validation, fold.validation, len(runs))
-    return [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+    entries = [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+    for entry in entries:
+        entry.facts["notes"] = saturated_notes(entry.facts["curves"], plan.steps)
+    return entries
 
 
 def student_plan(runs: Sequence[RunSettings], fold: Fold) -> Plan:
@@ -123,6 +130,19 @@ def degenerate_notes(shares: Mapping[str, float]) -> list[str]:
     return [
         f"selection degenerate: equals fixed:{n}" for n, share in shares.items() if share > DEGENERATE_SHARE
     ]
+
+
+def saturated_notes(curves: Mapping[str, Sequence[float]], steps: int) -> list[str]:
+    """Return the stamp of a run whose discriminator won for good; none where it did not, or there is none.
+
+    Args:
+        curves: means over each epoch.
+        steps: of an epoch.
+    """
+    accuracies = [values for name, values in curves.items() if name.endswith("/discriminator_accuracy")]
+    won = [[value > SATURATED_ACCURACY for value in values] for values in accuracies]
+    longest = max((len(list(run)) for flags in won for is_won, run in groupby(flags) if is_won), default=0)
+    return ["adversary saturated"] if longest * steps >= SATURATED_STEPS else []
 
 
 def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:

@@ -191,10 +191,9 @@ class OrderBook:
         most = self.study.lanes
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
-            teachers = [
-                self._stages_order(run, phase, "teacher", name, some) for name in run.frozen_networks()
-            ]
-            label = ",".join(run.frozen_networks())
+            names = list(run.frozen_networks())
+            teachers = [self._stages_order(run, phase, "teacher", name, some) for name in names]
+            label = ",".join(names)
             yield SharedStages(
                 tuple(teachers), self._stages_order(run, phase, "teacher_outputs", label, some)
             )

@@ -48,4 +48,5 @@ def ridge_r2(train_KND: Tensor, target_NT: Tensor, seen_KVD: Tensor, wanted_VT: 
     map_KDT, _ = torch.linalg.solve_ex(gram_KDD, centred_KND.mT @ (target - mean_T) / train.shape[1])
     error_KVT = (seen - mean_K1D) @ map_KDT + mean_T - wanted
     spread = (wanted - wanted.mean(dim=0)).square().sum().clamp_min(1e-30)
-    return (1 - error_KVT.square().sum(dim=(1, 2)) / spread).float()
+    missed_K: Tensor = error_KVT.square().sum(dim=(1, 2)) / spread
+    return (1 - missed_K).float()
