@@ -21,6 +21,7 @@ SETTINGS = {
     "kd": {"temperature": TEMPERATURES},
     "prediction_mse": {},
     "infonce": {"temperature": TEMPERATURES},
+    "nce": {"temperature": TEMPERATURES, "log_normaliser": torch.tensor([0.0, 2.0, -1.0])},
     "vid": {"rho": RHO},
     "cosine_alignment": {},
     "cross_entropy": {"label_smoothing": torch.tensor([0.0, 0.1, 0.9])},

@@ -3,6 +3,7 @@
 Axes: K lanes, B batch, D width.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from mmdistill.losses.base import unit_rows
 from mmdistill.losses.gaussian import vid
 from mmdistill.models.critic import Discriminator
 from mmdistill.models.lanes import LaneLinear
@@ -37,8 +39,8 @@ class ConditionalEntropySettings(TermSettings):
     ``form``: ``gaussian`` is a likelihood around a linear map G of the student's features; in ``alice`` a
     discriminator tells (teacher, teacher) from (teacher, G(student)); in ``cgan`` (student, teacher) from
     (student, G(student, noise)). ``warm_up``: epochs over which the gradient grows to its full size.
-    ``instance_noise``: standard deviation of what is added to what the discriminator judges, falling to 0
-    over the training; ``noise_width``: numbers of noise into G. ``teacher_gradient``: whether a teacher that
+    ``instance_noise``: standard deviation of what is added to each number the discriminator judges, falling
+    to 0 over the training; ``noise_width``: numbers of noise into G. ``teacher_gradient``: whether a teacher that
     trains along is pulled towards what can be predicted.
     """
 
@@ -62,7 +64,7 @@ class ConditionalEntropy(AbstractTerm[ConditionalEntropySettings]):
     """Lower an upper bound of H(teacher | student).
 
     The teacher's features enter through a layer norm without parameters: the differential entropy of
-    features that may shrink falls without limit.
+    features that may shrink falls without limit. An adversary judges rows of length 1.
 
     In the adversarial forms the value is the generator's -E log D(fake), non-saturating; the discriminator's
     own loss adds its gradient and nothing to the value. Both sides step at once, not in turn (inferred). The
@@ -111,9 +113,11 @@ class ConditionalEntropy(AbstractTerm[ConditionalEntropySettings]):
         return value_K.detach() + share * (value_K - value_K.detach())
 
     def _adversarial(self, student_KBD: Tensor, teacher_KBD: Tensor, epoch: int) -> TermValue:
-        fake_KBD = normalised(self.mean(self._with_noise(student_KBD)))
+        # Judged at length 1: then a discriminator that stretches nothing keeps a slope everywhere.
+        teacher_KBD = teacher_KBD / math.sqrt(teacher_KBD.shape[-1])
+        fake_KBD = unit_rows(self.mean(self._with_noise(student_KBD)))
         # The student is not to hide from the discriminator: as a condition it gets no gradient.
-        condition_KBD = teacher_KBD if self.shared.form == "alice" else normalised(student_KBD).detach()
+        condition_KBD = teacher_KBD if self.shared.form == "alice" else unit_rows(student_KBD).detach()
         noise_KBD = self._instance_noise(teacher_KBD, epoch), self._instance_noise(teacher_KBD, epoch)
         real = torch.cat([condition_KBD, teacher_KBD + noise_KBD[0]], dim=-1)
         fake = torch.cat([condition_KBD, fake_KBD + noise_KBD[1]], dim=-1)
