@@ -54,7 +54,7 @@ def nce(
     -(E_pairs[log h] + N E_negatives[log(1 - h)]) with h = r / (r + N), r = exp(sim / tau) / Z and N negatives
     per pair (CRD, Tian et al., 2020, equations 16 to 19). With scores divided by Z the size of the data set
     drops out of their h = P / (P + N / M), P = r / M. Scores that are not normalised, Z = 1 / M, make a loss
-    that hardly tells pairs apart. log N minus this value is a lower bound of the mutual information, whatever Z is.
+    that hardly tells pairs apart. log N minus this value is a lower bound of the mutual information, any Z.
 
     Args:
         student_LBD: projected features.

@@ -40,8 +40,8 @@ class ConditionalEntropySettings(TermSettings):
     discriminator tells (teacher, teacher) from (teacher, G(student)); in ``cgan`` (student, teacher) from
     (student, G(student, noise)). ``warm_up``: epochs over which the gradient grows to its full size.
     ``instance_noise``: standard deviation of what is added to each number the discriminator judges, falling
-    to 0 over the training; ``noise_width``: numbers of noise into G. ``teacher_gradient``: whether a teacher that
-    trains along is pulled towards what can be predicted.
+    to 0 over the training; ``noise_width``: numbers of noise into G. ``teacher_gradient``: whether a teacher
+    that trains along is pulled towards what can be predicted.
     """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.3

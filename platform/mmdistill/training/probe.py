@@ -9,7 +9,7 @@ from torch import Tensor
 from mmdistill.models.network import Network
 from mmdistill.training.objectives import TensorPart, outputs_on
 
-# Training rows the map is fitted on: evenly spread, enough for a map from some hundred features.
+# Rows of each part that are looked at: enough for a map from some hundred features.
 PROBE_ROWS = 1000
 # Of the mean variance of the features: keeps the map finite where features repeat each other.
 RIDGE = 1e-2
@@ -27,26 +27,32 @@ def input_r2(network: Network, modalities: tuple[str, ...], parts: tuple[TensorP
         1 - squared error / variance over all numbers of the inputs of the validation rows [K]; at most 1,
         below 0 where the map misleads.
     """
-    train, validation = parts
-    rows = torch.linspace(0, len(train) - 1, min(PROBE_ROWS, len(train))).long()
-    few = TensorPart({name: x[rows] for name, x in train.inputs.items()}, train.labels[rows])
     lanes = len(next(network.parameters()))
-    features = [outputs_on(network, part, lanes).features_KBD for part in (few, validation)]
-    targets = [torch.cat([part.inputs[n].flatten(1) for n in modalities], 1) for part in (few, validation)]
+    few = [_spread(part) for part in parts]
+    features = [outputs_on(network, part, lanes).features_KBD for part in few]
+    targets = [torch.cat([part.inputs[name].flatten(1) for name in modalities], dim=1) for part in few]
     return ridge_r2(features[0], targets[0], features[1], targets[1])
 
 
 def ridge_r2(train_KND: Tensor, target_NT: Tensor, seen_KVD: Tensor, wanted_VT: Tensor) -> Tensor:
     """Return the held-out R2 [K] of the ridge regression of targets on features, in closed form."""
-    train, target, seen, wanted = (x.double() for x in (train_KND, target_NT, seen_KVD, wanted_VT))
-    mean_K1D, mean_T = train.mean(dim=1, keepdim=True), target.mean(dim=0)
-    centred_KND = train - mean_K1D
-    gram_KDD = centred_KND.mT @ centred_KND / train.shape[1]
+    mean_K1D, mean_T = train_KND.double().mean(dim=1, keepdim=True), target_NT.double().mean(dim=0)
+    train_KND, seen_KVD = train_KND - mean_K1D, seen_KVD - mean_K1D
+    target_NT, wanted_VT = target_NT - mean_T, wanted_VT - mean_T
+    gram_KDD = train_KND.mT @ train_KND
     penalty_K = RIDGE * gram_KDD.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-12
     gram_KDD = gram_KDD + torch.diag_embed(penalty_K[:, None].expand(gram_KDD.shape[:2]))
     # No check: a lane that is not finite has no R2, and is no error.
-    map_KDT, _ = torch.linalg.solve_ex(gram_KDD, centred_KND.mT @ (target - mean_T) / train.shape[1])
-    error_KVT = (seen - mean_K1D) @ map_KDT + mean_T - wanted
-    spread = (wanted - wanted.mean(dim=0)).square().sum().clamp_min(1e-30)
-    missed_K: Tensor = error_KVT.square().sum(dim=(1, 2)) / spread
-    return (1 - missed_K).float()
+    map_KDT, _ = torch.linalg.solve_ex(gram_KDD, train_KND.mT @ target_NT)
+    # |y - z W|^2 = |y|^2 - 2 <W, z'y> + <W, z'z W>, without the predictions of every lane.
+    squared_KDT = (seen_KVD.mT @ seen_KVD) @ map_KDT
+    told_K: Tensor = (map_KDT * (2 * (seen_KVD.mT @ wanted_VT) - squared_KDT)).sum(dim=(1, 2))
+    missed_K = wanted_VT.square().sum() - told_K
+    spread = (wanted_VT - wanted_VT.mean(dim=0)).square().sum().clamp_min(1e-30)
+    return (1 - missed_K / spread).float()
+
+
+def _spread(part: TensorPart) -> TensorPart:
+    """Return at most as many rows of a part as the probe looks at, evenly spread."""
+    rows = torch.linspace(0, len(part) - 1, min(PROBE_ROWS, len(part)), device=part.labels.device).long()
+    return TensorPart({name: x[rows] for name, x in part.inputs.items()}, part.labels[rows])
