@@ -40,7 +40,7 @@ def ridge_r2(train_KND: Tensor, target_NT: Tensor, seen_KVD: Tensor, wanted_VT: 
     train_KND, seen_KVD = train_KND - mean_K1D, seen_KVD - mean_K1D
     target_NT, wanted_VT = target_NT - mean_T, wanted_VT - mean_T
     gram_KDD = train_KND.mT @ train_KND
-    penalty_K = RIDGE * gram_KDD.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-12
+    penalty_K = RIDGE * gram_KDD.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-30
     gram_KDD = gram_KDD + torch.diag_embed(penalty_K[:, None].expand(gram_KDD.shape[:2]))
     # No check: a lane that is not finite has no R2, and is no error.
     map_KDT, _ = torch.linalg.solve_ex(gram_KDD, train_KND.mT @ target_NT)
