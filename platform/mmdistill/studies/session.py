@@ -218,7 +218,7 @@ def _points(rows: Iterable[EpochRow]) -> list[tuple[str, int, float]]:
 
 
 def _charts(study: Study) -> dict[str, tuple[str, ...]]:
-    """Return what is shown together: of a teacher that trains along, how it scores and what it still knows."""
+    """Return what is shown together: how a teacher that trains along scores and what it still knows."""
     if not any(arm.run.active_terms() and arm.run.trains_teacher() for arm in study.arms):
         return {}
     score = "ccc" if study.task == "regression" else "accuracy"
