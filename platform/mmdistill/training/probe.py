@@ -9,14 +9,16 @@ from torch import Tensor
 from mmdistill.models.network import Network
 from mmdistill.training.objectives import TensorPart, outputs_on
 
-# Rows of each part that are looked at: enough for a map from some hundred features.
-PROBE_ROWS = 1000
+# What is looked at, evenly spread: rows of each part and numbers of the inputs; it is done every epoch.
+PROBE_ROWS, PROBE_NUMBERS = 500, 256
 # Of the mean variance of the features: keeps the map finite where features repeat each other.
 RIDGE = 1e-2
 
 
 def input_r2(network: Network, modalities: tuple[str, ...], parts: tuple[TensorPart, TensorPart]) -> Tensor:
     """Return per lane how much of the inputs of some modalities a linear map of the features tells.
+
+    Of long parts and wide inputs it looks at some rows and numbers only.
 
     Args:
         network: whose features are asked.
@@ -28,9 +30,11 @@ def input_r2(network: Network, modalities: tuple[str, ...], parts: tuple[TensorP
         below 0 where the map misleads.
     """
     lanes = len(next(network.parameters()))
-    few = [_spread(part) for part in parts]
+    few = [_few_rows(part) for part in parts]
     features = [outputs_on(network, part, lanes).features_KBD for part in few]
     targets = [torch.cat([part.inputs[name].flatten(1) for name in modalities], dim=1) for part in few]
+    numbers = _spread(targets[0].shape[1], PROBE_NUMBERS, targets[0])
+    targets = [target[:, numbers] for target in targets]
     return ridge_r2(features[0], targets[0], features[1], targets[1])
 
 
@@ -52,7 +56,10 @@ def ridge_r2(train_KND: Tensor, target_NT: Tensor, seen_KVD: Tensor, wanted_VT: 
     return (1 - missed_K / spread).float()
 
 
-def _spread(part: TensorPart) -> TensorPart:
-    """Return at most as many rows of a part as the probe looks at, evenly spread."""
-    rows = torch.linspace(0, len(part) - 1, min(PROBE_ROWS, len(part)), device=part.labels.device).long()
+def _spread(count: int, most: int, like: Tensor) -> Tensor:
+    return torch.linspace(0, count - 1, min(most, count), device=like.device).long()
+
+
+def _few_rows(part: TensorPart) -> TensorPart:
+    rows = _spread(len(part), PROBE_ROWS, part.labels)
     return TensorPart({name: x[rows] for name, x in part.inputs.items()}, part.labels[rows])
