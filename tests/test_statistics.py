@@ -12,7 +12,6 @@ from mmdistill.statistics import (
     Interval,
     concordance,
     corrected_resampled_t,
-    crossed_bootstrap,
     crossed_score_bootstrap,
     detectable_difference,
     false_discovery,
@@ -153,6 +152,14 @@ def test_false_discovery_agrees_with_scipy_and_takes_nothing():
         stats.false_discovery_control([0.01, 0.04, 0.03])
     )
     assert false_discovery([]) == []
+
+
+def crossed_bootstrap(difference_SU, **options):
+    """Return the bootstrap of the mean of a table, as that of a score: one run per seed, one row per unit."""
+    ones_SU = np.ones_like(difference_SU)
+    arm_RUQ, against_RUQ = (np.stack([ones_SU, part], -1) for part in (difference_SU, 0 * ones_SU))
+    seed_R = np.arange(len(difference_SU))
+    return crossed_score_bootstrap(arm_RUQ, against_RUQ, seed_R, ratio, **options)
 
 
 def effects(rng, seeds, units, seed_sd, unit_sd, noise_sd, mean=0.0):

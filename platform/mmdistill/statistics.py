@@ -194,19 +194,6 @@ class Bootstrap(NamedTuple):
         return Interval(self.estimate, ends[0], ends[1], self.seeds)
 
 
-def crossed_bootstrap(difference_SU: npt.ArrayLike, *, draws: int = 2000, seed: int = 0) -> Bootstrap:
-    """Return the bootstrap of the mean of a seeds x test units table, both resampled at once.
-
-    The pigeonhole bootstrap of Owen (2007): each draw weighs seeds and units by multinomial counts.
-    """
-    table_SU = np.asarray(difference_SU, dtype=np.float64)
-    ones_SU = np.ones_like(table_SU)
-    arm_RUQ = np.stack([ones_SU, table_SU], axis=-1)
-    against_RUQ = np.stack([ones_SU, np.zeros_like(table_SU)], axis=-1)
-    seed_R = np.arange(table_SU.shape[0])
-    return crossed_score_bootstrap(arm_RUQ, against_RUQ, seed_R, ratio, draws=draws, seed=seed)
-
-
 def crossed_score_bootstrap(
     arm_RUQ: Array,
     against_RUQ: Array,
@@ -218,6 +205,8 @@ def crossed_score_bootstrap(
 ) -> Bootstrap:
     """Return the bootstrap of the mean score difference of paired runs, for scores of additive moments.
 
+    Seeds and units are resampled at once, each weighed by multinomial counts: the pigeonhole bootstrap of
+    Owen (2007).
     On each draw a run's score is that of its moments summed over resampled units, and the run counts by its
     resampled seed and by the resampled share of its rows, so that folds of one unit are resampled as units.
     One seed with several runs (folds) resamples units only; one run or one unit has no interval.

@@ -15,14 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
-from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import content_hash, tables
 from mmdistill.reports.query import query
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import open_study
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
@@ -103,12 +98,10 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(file, tmp_path_factory):
+def undisturbed(file, begin, finish, tmp_path_factory):
     """Return the hash of the tables of an undisturbed run, without Ray, one order after another."""
     root = tmp_path_factory.mktemp("undisturbed") / "chaos"
-    study = open_study(file)
-    folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY, study.resolved())
-    run_inline(Session(study, folder, propose), StageCache(root / "cache"))
+    finish(begin(open_study(file), root))
     return content_hash(tables(StudyFolder.open(root)))
 
 

@@ -58,6 +58,18 @@ def test_of_a_finished_study_nothing_is_left(call, file, finished):
     assert "Nothing is left to run." in call("plan", file, "--output", finished).out
 
 
+def test_a_plan_says_how_many_runs_train_together_and_why(call, file, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: 4)
+    monkeypatch.setattr("mmdistill.studies.plan.pilot", lambda *_: {})
+    auto = (file, "resources.lanes=auto", "--output", tmp_path / "out" / "new")
+    assert planned(call, *auto)["lanes"] == {"number": 4, "source": "measured"}
+    assert planned(call, *auto, "--no-pilot")["lanes"] == {"number": 16, "source": "assumed"}
+    assert planned(call, file, "--no-pilot")["lanes"] == {"number": 16, "source": "given"}
+    said = " ".join(call("plan", *auto, "--no-pilot").out.split())
+    assert "up to 16 runs train together, assumed, since nothing may be timed; `run` measures it." in said
+    assert "resources.lanes" not in call("plan", file, "--no-pilot").out
+
+
 def test_stages_in_a_shared_cache_are_there(call, file, finished):
     folder = ("--output", finished.parent / "new", "--cache", finished / "cache", "--no-pilot")
     found = planned(call, file, *folder)
@@ -83,7 +95,7 @@ def test_too_few_pairs_promise_nothing(call, file, tmp_path):
 
 def test_enough_pairs_have_a_detectable_difference(call, file, finished):
     folder = ("--output", finished.parent / "new", "--no-pilot")
-    power = planned(call, file, "confirm.pairs=10", *folder)["power"]
+    (power,) = planned(call, file, "confirm.pairs=10", *folder)["power"]
     assert (power["replicate"], power["n"], power["family"]) == ("seeds", 10, 1)
     assert power["in_sd"] == pytest.approx(0.996, abs=0.002)
     # Its sibling has two pairs, which tell no spread.
@@ -92,15 +104,6 @@ def test_enough_pairs_have_a_detectable_difference(call, file, finished):
         "no earlier study of this data set tells that sd"
         in call("plan", file, "confirm.pairs=10", *folder).out
     )
-
-
-def test_a_folder_of_another_study_is_refused_as_in_a_run(call, file, finished):
-    answer = call("plan", file, "search.trials=3", "--output", finished)
-    assert answer.code == 2
-    assert answer.lines == [
-        f"mmdistill: {finished / 'study.json'}: search.trials: 2 -> 3; "
-        "run with another --output, or restore the value"
-    ]
 
 
 @pytest.mark.parametrize("command", ["plan", "forecast"])

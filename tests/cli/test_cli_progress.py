@@ -7,18 +7,13 @@ from rich.console import Console
 from mmdistill.cli import progress
 from mmdistill.cli.progress import LiveProgress, PlainProgress, Tally, line, progress_of
 from mmdistill.cluster.progress import Event
-from mmdistill.cluster.proposals import propose
-from mmdistill.records.study import StudyFolder
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
+from mmdistill.studies.session import RETRIES
 from mmdistill.studies.study import open_study
 
 
 @pytest.fixture
-def session(study_file, tmp_path):
-    study = open_study(study_file)
-    folder = StudyFolder.create(tmp_path / "s", study_row(study, ["x"]), "", study.resolved())
-    return Session(study, folder, propose)
+def session(begin, study_file, tmp_path):
+    return begin(open_study(study_file), tmp_path / "s")
 
 
 def order_of(session, kind):
@@ -38,10 +33,17 @@ def test_lines_count_orders_with_runs_and_name_the_rest(session):
     assert tally.runs["student_only", "search"] == 2
 
 
-def test_a_resumed_study_starts_from_what_is_on_record(session, finished):
-    study = session.study
-    resumed = Session(study, StudyFolder.open(finished), propose)
-    tally = Tally(resumed)
+def test_an_order_that_is_given_up_has_ended_as_on_record(session):
+    tally, order = Tally(session), order_of(session, "search")
+    for _ in range(RETRIES + 1):
+        tally.add(Event(order, session.ended(order, "failed"), 1, 0))
+    assert (tally.orders, tally.runs["student_only", "search"]) == (1, 2)
+    on_record = Tally(session)
+    assert (on_record.orders, on_record.runs) == (tally.orders, tally.runs)
+
+
+def test_a_resumed_study_starts_from_what_is_on_record(begin, session, finished):
+    tally = Tally(begin(session.study, finished))
     assert tally.orders == tally.total == 8
     assert all(tally.runs[arm, phase] == n for arm in tally.arms for phase, n in tally.expected[arm].items())
 

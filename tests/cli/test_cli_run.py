@@ -104,9 +104,29 @@ def test_folder_name_edits_and_cache_are_obeyed(call, inline, study_file, tmp_pa
 def test_lanes_are_measured_once_and_read_back(call, inline, study_file, tmp_path, monkeypatch):
     measured = iter([2])
     monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: next(measured))
-    for _ in range(2):
-        assert call("run", study_file, "resources.lanes=auto", "--output", tmp_path / "out").code == 0
+    auto = (study_file, "resources.lanes=auto", "--output", tmp_path / "out")
+    first, again = call("run", *auto), call("run", *auto)
+    assert (first.code, again.code) == (0, 0)
+    said = 'resources.lanes = "auto": up to 2 runs train together, measured on this machine'
+    assert said in first.lines
+    assert "resources.lanes" not in again.err
     assert StudyFolder.open(tmp_path / "out").resolved["lanes"] == 2
+    planned = call("plan", *auto)
+    assert "up to 2 runs train together, measured when the study began." in " ".join(planned.out.split())
+
+
+def test_lanes_for_a_cluster_are_said_to_be_measured_here(call, study_file, tmp_path, monkeypatch):
+    def stopped(session, cache, listen, address):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "on_ray", stopped)
+    monkeypatch.setattr("mmdistill.studies.lanes.best_lanes", lambda *_: 2)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    flags = ("--output", tmp_path / "out", "--address", "10.0.0.1:6379")
+    said = call("run", study_file, "resources.lanes=auto", *flags).lines[0]
+    assert said.endswith(
+        "2 runs train together, measured on this machine and not on the nodes of 10.0.0.1:6379"
+    )
 
 
 def test_every_problem_of_a_file_is_one_line_and_nothing_is_written(call, study_file, tmp_path):
@@ -123,9 +143,10 @@ def test_every_problem_of_a_file_is_one_line_and_nothing_is_written(call, study_
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_study_does_not_continue_another(call, finished):
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_changed_study_does_not_continue_another(call, finished, command):
     file = finished.parent / "tiny.toml"
-    answer = call("run", file, "search.trials=3", "--output", finished)
+    answer = call(command, file, "search.trials=3", "--output", finished)
     assert answer.code == 2
     assert answer.lines == [
         f"mmdistill: {finished / 'study.json'}: search.trials: 2 -> 3; "
@@ -133,10 +154,11 @@ def test_a_changed_study_does_not_continue_another(call, finished):
     ]
 
 
-def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path):
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path, command):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("")
-    answer = call("run", study_file, "--output", tmp_path / "out")
+    answer = call(command, study_file, "--output", tmp_path / "out")
     assert answer.code == 2
     assert answer.lines == [
         f"mmdistill: {tmp_path / 'out'}: the folder holds no study, but 'thesis.tex'; "
@@ -144,12 +166,13 @@ def test_refuses_a_folder_that_holds_something_else(call, study_file, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize("flag", ["--output", "--cache"])
-def test_refuses_a_file_as_a_folder(call, study_file, flag):
-    answer = call("run", study_file, flag, study_file)
+def test_refuses_a_file_as_a_folder(call, study_file, flag, command):
+    answer = call(command, study_file, flag, study_file)
     assert answer.code == 2
     assert answer.lines == [f"mmdistill: {study_file}: this is not a folder; give another one"]
-    answer = call("run", study_file, flag, study_file / "below")
+    answer = call(command, study_file, flag, study_file / "below")
     assert answer.code == 2
     assert answer.lines == [f"mmdistill: {study_file / 'below'}: not a directory; give another path"]
 
@@ -250,7 +273,12 @@ def test_orders_that_failed_for_good_give_3(call, study_file, tmp_path, monkeypa
     assert "1 order failed for good:" in answer.err
     assert "1 x MemoryError: too large" in answer.err
     assert "run again with --retry-failed" in answer.err
-    assert len([line for line in answer.lines if line.endswith("  failed")]) == 3
+    assert [line.split()[-1] for line in answer.lines if "hinton: confirm" in line] == [
+        "failed",
+        "failed",
+        "up",
+    ]
+    assert answer.err.count("[ 8/8]") == 1
     monkeypatch.setattr(running, "on_ray", refuse)
     assert call("run", study_file, "--output", tmp_path / "out").code == 3
     monkeypatch.undo()

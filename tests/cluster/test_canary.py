@@ -5,19 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
 from mmdistill.data import opening
 from mmdistill.data.datasets.planted import Planted
 from mmdistill.data.folds import FoldSettings, parts_of
 from mmdistill.models.network import Network
 from mmdistill.pipeline import fold
-from mmdistill.pipeline.cache import StageCache
-from mmdistill.records.study import StudyFolder
 from mmdistill.settings import merged
 from mmdistill.studies.file import StudyFile
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import assemble
 
 MARK = 1e6
@@ -86,12 +80,12 @@ def watched(monkeypatch, marked):
     return seen, folders
 
 
-def test_no_test_row_is_seen_before_the_selection(watched, tmp_path, folds):
+def test_no_test_row_is_seen_before_the_selection(begin, finish, watched, tmp_path, folds):
     seen, folders = watched
     tree = merged(TINY, {"run": {"data": {"folds": folds.as_json()}}})
-    study = assemble(StudyFile.model_validate(tree), "canary.toml")
-    folders.append(StudyFolder.create(tmp_path, study_row(study, ["x"]), "", study.resolved()))
-    run_inline(Session(study, folders[0], propose), StageCache(tmp_path / "cache"))
+    session = begin(assemble(StudyFile.model_validate(tree), "canary.toml"), tmp_path)
+    folders.append(session.folder)
+    finish(session)
     before = [rows for rows, is_selected in seen if not is_selected]
     assert len(before) > 10
     assert not any(before)

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
@@ -57,13 +56,6 @@ def begun(root, arms, pairs, revisions=()):
     return session
 
 
-def finish(session):
-    run_inline(session, StageCache(session.folder.root / "cache"))
-    assert session.is_finished
-    assert not session.failed
-    return session
-
-
 def results(root):
     """Return what every run gave, without what names the order that computed it and what it took."""
     rows = [row for final in StudyFolder.open(root).finals() for row in final.trials]
@@ -77,7 +69,7 @@ def results(root):
 
 
 @pytest.fixture(scope="module")
-def twice(tmp_path_factory):
+def twice(finish, tmp_path_factory):
     """Return a folder whose study was extended by an arm and two pairs, and its results of before."""
     root = tmp_path_factory.mktemp("extended") / "study"
     finish(begun(root, ARMS, 2))
@@ -111,7 +103,7 @@ def test_the_ledger_numbers_what_each_selection_opened(twice):
     assert [selection["pairs"] for selection in folder.selections()] == [2, 4]
 
 
-def test_begun_at_once_the_arms_that_were_there_have_the_same_numbers(twice, tmp_path):
+def test_begun_at_once_the_arms_that_were_there_have_the_same_numbers(finish, twice, tmp_path):
     finish(begun(tmp_path, [*ARMS, ADDED], 4, {"pkdot": 2}))
     whole, extended = results(tmp_path), results(twice[0])
     assert set(whole) == set(extended)

@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
 from mmdistill.errors import ConfigError
 from mmdistill.pipeline import execute as execution
 from mmdistill.pipeline.cache import StageCache
@@ -22,8 +21,7 @@ from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
 from mmdistill.settings import merged
 from mmdistill.studies.file import StudyFile
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import RETRIES, Session
+from mmdistill.studies.session import RETRIES
 from mmdistill.studies.study import assemble
 from mmdistill.training.runtime import LocalRuntime
 
@@ -54,22 +52,23 @@ TINY = {
 }
 
 
-def begun(root, changes=(), data=None):
-    """Return a session of the tiny study with some changes, or on other data, in a folder of its own."""
-    tree = merged(TINY, dict(changes))
-    if data is not None:
-        tree["run"] = tree["run"] | {"data": data}
-    study = assemble(StudyFile.model_validate(tree), "tiny.toml")
-    folder = StudyFolder.create(root, study_row(study, ["mmdistill", "run"]), "", study.resolved())
-    return Session(study, folder, propose)
+@pytest.fixture(scope="module")
+def begun(begin):
+    """Return a function to a session of the tiny study with some changes, or on other data, in a folder."""
+
+    def _begun(root, changes=(), data=None):
+        tree = merged(TINY, dict(changes))
+        if data is not None:
+            tree["run"] = tree["run"] | {"data": data}
+        return begin(assemble(StudyFile.model_validate(tree), "tiny.toml"), root)
+
+    return _begun
 
 
-def finished(root, changes=(), *, data=None, cache=None):
-    session = begun(root, changes, data)
-    run_inline(session, StageCache(cache or root / "cache"))
-    assert session.is_finished
-    assert not session.failed
-    return session
+@pytest.fixture(scope="module")
+def finished(begun, finish):
+    """Return ``finished(root, ...)``: the session of such a study once it has run."""
+    return lambda root, changes=(), *, data=None, cache=None: finish(begun(root, changes, data), cache)
 
 
 def science(root):
@@ -77,7 +76,7 @@ def science(root):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(finished, tmp_path_factory):
     root = tmp_path_factory.mktemp("studies") / "undisturbed"
     finished(root)
     return root
@@ -123,7 +122,7 @@ def test_the_test_split_is_opened_once_per_arm_and_pair_after_the_selection(undi
     assert query(undisturbed, sql).to_pylist() == [{"n": 3 * 2 * 32}]
 
 
-def test_the_tensorboard_tree_has_a_folder_per_run(undisturbed):
+def test_the_tensorboard_tree_has_a_folder_per_run(begun, undisturbed):
     session = begun(undisturbed)
     session.show_missing()
     files = {
@@ -152,7 +151,7 @@ def columns_of(session):
     return {c.name: c for c in of_hparams_page(session.tensorboard, metadata.EXPERIMENT_TAG).hparam_infos}
 
 
-def test_the_hparams_page_tells_arms_and_phases_apart(undisturbed):
+def test_the_hparams_page_tells_arms_and_phases_apart(begun, undisturbed):
     session = begun(undisturbed)
     session.show_missing()
     columns = columns_of(session)
@@ -165,7 +164,7 @@ def test_the_hparams_page_tells_arms_and_phases_apart(undisturbed):
     assert (shown["arm"], shown["phase"]) == ("mt_pkdot", "search")
 
 
-def test_repetitions_of_a_winner_share_a_row_of_the_hparams_page(undisturbed):
+def test_repetitions_of_a_winner_share_a_row_of_the_hparams_page(begun, undisturbed):
     session = begun(undisturbed)
     session.show_missing()
     rows = Counter(
@@ -182,7 +181,7 @@ def test_repetitions_of_a_winner_share_a_row_of_the_hparams_page(undisturbed):
     assert sum("validate-" in row for row in rows) == 2
 
 
-def test_final_metrics_stand_apart_from_the_curves(undisturbed):
+def test_final_metrics_stand_apart_from_the_curves(begun, undisturbed):
     session = begun(undisturbed)
     session.show_missing()
     accumulator = EventAccumulator(str(session.tensorboard / "mt_pkdot" / "confirm-000")).Reload()
@@ -195,7 +194,7 @@ def test_final_metrics_stand_apart_from_the_curves(undisturbed):
     ]
 
 
-def test_a_column_covers_what_every_arm_searches_of_a_setting(tmp_path):
+def test_a_column_covers_what_every_arm_searches_of_a_setting(begun, tmp_path):
     rate, weight, pool = "optimiser.learning_rate", "terms.softened_logits.weight", "teachers.pool"
     pools = [["audio"], ["joint"], ["each"]]
     coupling = "terms.transport.coupling"
@@ -218,7 +217,7 @@ def test_a_column_covers_what_every_arm_searches_of_a_setting(tmp_path):
     assert options == {pool: ['["audio"]', '["each"]', '["joint"]'], coupling: ["entropic", "identity"]}
 
 
-def test_running_again_executes_nothing(undisturbed):
+def test_running_again_executes_nothing(begun, undisturbed):
     before = science(undisturbed)
     session = begun(undisturbed)
     attempts = session.folder.attempts()
@@ -228,7 +227,7 @@ def test_running_again_executes_nothing(undisturbed):
 
 
 @pytest.mark.parametrize("steps", [[1], [9, 9, 2]])
-def test_stopping_and_going_on_changes_no_result(undisturbed, tmp_path, steps):
+def test_stopping_and_going_on_changes_no_result(begun, finished, undisturbed, tmp_path, steps):
     for most in steps:
         run_inline(begun(tmp_path), StageCache(tmp_path / "cache"), most=most)
     finished(tmp_path)
@@ -237,7 +236,7 @@ def test_stopping_and_going_on_changes_no_result(undisturbed, tmp_path, steps):
     assert set(attempts.values()) == {1}
 
 
-def test_a_changed_study_is_refused_key_by_key(undisturbed):
+def test_a_changed_study_is_refused_key_by_key(begun, undisturbed):
     with pytest.raises(ConfigError) as caught:
         begun(undisturbed, {"run": {"epochs": 3}, "seed": 4})
     found = [str(problem) for problem in caught.value.problems]
@@ -261,7 +260,7 @@ def every_third_time(proceed, calls):
 
 
 @pytest.mark.parametrize("moment", ["before the work", "between the work and the record"])
-def test_a_kill_inside_an_order_changes_no_result(undisturbed, tmp_path, monkeypatch, moment):
+def test_a_kill_inside_an_order_changes_no_result(finished, undisturbed, tmp_path, monkeypatch, moment):
     calls, kills = [], 0
     if moment == "before the work":
         monkeypatch.setattr(execution, "execute", every_third_time(execution.execute, calls))
@@ -278,12 +277,12 @@ def test_a_kill_inside_an_order_changes_no_result(undisturbed, tmp_path, monkeyp
     assert len(unended) == kills == len(calls) // 3
 
 
-def test_a_cache_filled_by_another_study_changes_no_result(undisturbed, tmp_path):
+def test_a_cache_filled_by_another_study_changes_no_result(finished, undisturbed, tmp_path):
     finished(tmp_path, cache=undisturbed / "cache")
     assert science(tmp_path) == science(undisturbed)
 
 
-def test_the_order_of_execution_changes_no_result(undisturbed, tmp_path):
+def test_the_order_of_execution_changes_no_result(begun, undisturbed, tmp_path):
     session, cache = begun(tmp_path), StageCache(tmp_path / "cache")
     while not session.is_finished:
         order = session.ready(in_flight=())[-1]
@@ -298,7 +297,7 @@ def test_compact_tables_hold_the_same(undisturbed):
     assert science(undisturbed) == before
 
 
-def test_an_order_that_fails_is_tried_again_and_then_counted(tmp_path, monkeypatch):
+def test_an_order_that_fails_is_tried_again_and_then_counted(begun, tmp_path, monkeypatch):
     honest = execution.execute
 
     def broken(order, *rest):
@@ -321,14 +320,14 @@ def test_an_order_that_fails_is_tried_again_and_then_counted(tmp_path, monkeypat
     assert "hinton" in {arm.name for arm in summarise(tmp_path).arms if arm.score.n == 2}
 
 
-def test_an_executor_that_gets_nothing_says_so(tmp_path, monkeypatch):
+def test_an_executor_that_gets_nothing_says_so(begun, tmp_path, monkeypatch):
     session = begun(tmp_path)
     monkeypatch.setattr(session, "ready", lambda **_: [])
     with pytest.raises(RuntimeError, match="nothing is running and nothing is ready"):
         run_inline(session, StageCache(tmp_path / "cache"))
 
 
-def test_the_teacher_combination_is_searched_like_any_setting(tmp_path):
+def test_the_teacher_combination_is_searched_like_any_setting(finished, tmp_path):
     pools = [["audio"], ["joint"], ["each", "joint"]]
     arms = [
         *TINY["arms"][:2],
@@ -348,7 +347,7 @@ def test_the_teacher_combination_is_searched_like_any_setting(tmp_path):
     assert winner["parameters"]["teachers.pool"] in pools
 
 
-def test_folds_are_tuned_confirmed_and_tested_each_on_its_own(tmp_path):
+def test_folds_are_tuned_confirmed_and_tested_each_on_its_own(finished, tmp_path):
     data = TINY["run"]["data"] | {"folds": {"scheme": "stratified", "count": 2}}
     session = finished(tmp_path, {"run": {"data": data}, "arms": TINY["arms"][:2]})
     assert len(session.folder.selection()["winners"]) == 4
@@ -382,7 +381,7 @@ def regression(tmp_path):
     return folder / "card.json"
 
 
-def test_a_regression_study_runs_from_end_to_end(tmp_path, regression):
+def test_a_regression_study_runs_from_end_to_end(finished, tmp_path, regression):
     data = {"dataset": str(regression), "student": ["weak"], "privileged": ["strong"]}
     session = finished(tmp_path / "study", data=data)
     assert session.study.score == "ccc"

@@ -13,12 +13,13 @@ from mmdistill.cluster import launch as launching
 from mmdistill.cluster.environment import VARIABLES
 from mmdistill.cluster.launch import Interrupted, launch
 from mmdistill.cluster.progress import silent
-from mmdistill.cluster.searcher import OrderSearcher
+from mmdistill.cluster.searcher import OrderSearcher, Reduced
 from mmdistill.cluster.watchdog import FOLDER
 from mmdistill.errors import StudyError
 from mmdistill.pipeline.order import Order
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
+from mmdistill.studies.session import GIVEN_UP
 
 ORDER = Order(order_id="search-1", kind="search", title="a: search")
 SIGNALLED = """
@@ -79,6 +80,7 @@ class FakeSession:
 
     def ended(self, order, outcome):
         self.ends.append((order.order_id, outcome))
+        return GIVEN_UP if outcome == "lost" else outcome
 
 
 @pytest.fixture
@@ -106,10 +108,25 @@ def test_a_run_that_ends_after_a_signal_was_interrupted(session, tmp_path, monke
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
 
 
-def test_what_goes_wrong_in_the_session_is_kept_for_the_driver(session):
-    searcher = OrderSearcher(session, {"device": "cpu"}, silent)
+def test_tune_is_given_the_path_of_an_order_that_is_there_while_it_runs(session, tmp_path):
+    searcher = OrderSearcher(session, tmp_path / "running", silent)
     config = searcher.suggest("t1")
-    assert (Order.model_validate_json(config["order"]), config["device"]) == (ORDER, "cpu")
+    (path,) = (tmp_path / "running").iterdir()
+    assert config == {"order": str(path)}
+    assert Order.model_validate_json(path.read_text()) == ORDER
+    searcher.on_trial_complete("t1", {"outcome": "complete"})
+    assert not path.exists()
+
+
+def test_tune_keeps_no_statistics_of_times_and_counters():
+    result = {"outcome": "complete", "value": 0.0, "time_total_s": 1.0, "config": {"order": "somewhere"}}
+    Reduced().on_trial_result(1, [], None, result)
+    assert result == {"outcome": "complete", "value": 0.0}
+
+
+def test_what_goes_wrong_in_the_session_is_kept_for_the_driver(session, tmp_path):
+    searcher = OrderSearcher(session, tmp_path, silent)
+    assert searcher.suggest("t1")
     assert searcher.suggest("t2") is None
     session.ended = lambda *_: (_ for _ in ()).throw(StudyError("the disk is full"))
     with pytest.raises(StudyError, match="the disk is full"):
@@ -117,27 +134,27 @@ def test_what_goes_wrong_in_the_session_is_kept_for_the_driver(session):
     assert str(searcher.failure) == "the disk is full"
 
 
-def test_an_order_whose_process_died_is_handed_out_again_and_in_the_end_given_up(session):
+def test_an_order_whose_process_died_is_handed_out_again_and_in_the_end_given_up(session, tmp_path):
     heard = []
-    searcher = OrderSearcher(session, {}, heard.append)
+    searcher = OrderSearcher(session, tmp_path, heard.append)
     for trial in ("t1", "t2", "t3"):
         assert session.ends == heard == []
         assert isinstance(searcher.suggest(trial), dict)
         searcher.on_trial_complete(trial, error=True)
     assert session.ends == [("search-1", "lost")]
-    assert [(event.order, event.outcome) for event in heard] == [(ORDER, "lost")]
+    assert [(event.order, event.outcome) for event in heard] == [(ORDER, GIVEN_UP)]
 
 
-def test_an_order_whose_process_died_after_its_result_is_done(session):
-    searcher = OrderSearcher(session, {}, silent)
+def test_an_order_whose_process_died_after_its_result_is_done(session, tmp_path):
+    searcher = OrderSearcher(session, tmp_path, silent)
     searcher.suggest("t1")
     session.folder.put_final(Final("search-1", "search"))
     searcher.on_trial_complete("t1", error=True)
     assert session.ends == [("search-1", "there already")]
 
 
-def test_an_order_that_hung_names_its_dump(session):
-    searcher = OrderSearcher(session, {}, silent)
+def test_an_order_that_hung_names_its_dump(session, tmp_path):
+    searcher = OrderSearcher(session, tmp_path, silent)
     searcher.suggest("t1")
     session.folder.begin_attempt("search-1")
     dumps = session.folder.root / FOLDER

@@ -16,15 +16,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from mmdistill.cluster.inline import run_inline
 from mmdistill.cluster.optuna_export import export_optuna
-from mmdistill.cluster.proposals import propose
 from mmdistill.errors import InputError
-from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.file import StudyFile
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import assemble
 
 STUDY = {
@@ -59,11 +54,9 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, begin, finish):
     root = tmp_path_factory.mktemp("exported")
-    study = assemble(StudyFile.model_validate(STUDY), "exported.toml")
-    folder = StudyFolder.create(root, study_row(study, ["test"]), "", study.resolved())
-    run_inline(Session(study, folder, propose), StageCache(root / "cache"))
+    finish(begin(assemble(StudyFile.model_validate(STUDY), "exported.toml"), root))
     return StudyFolder.open(root)
 
 
@@ -143,7 +136,7 @@ def altered(monkeypatch, folder, changes):
 
 def test_pruned_and_failed_trials_keep_their_state(folder, tmp_path, monkeypatch):
     lost = {"status": "diverged", "metrics": {}, "error": "total is not finite at step 3"}
-    altered(monkeypatch, folder, {0: {"status": "pruned"}, 1: lost})
+    altered(monkeypatch, folder, {0: {"status": "pruned", "stopped_epoch": 2}, 1: lost})
     export_optuna(folder, tmp_path / "new.db")
     study = optuna.load_study(
         study_name="exported/student_only/fold0", storage=storage_of(tmp_path / "new.db")
@@ -151,6 +144,7 @@ def test_pruned_and_failed_trials_keep_their_state(folder, tmp_path, monkeypatch
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE]
     assert len(study.trials[0].intermediate_values) == 3
+    assert [trial.user_attrs.get("stopped_epoch") for trial in study.trials] == [2, None, None]
     assert study.trials[1].user_attrs["error"] == "total is not finite at step 3"
     assert study.best_trial.number == 2
 

@@ -12,16 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmdistill.cluster.environment import local_cluster
-from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
+from mmdistill.cluster.environment import local_cluster, temporary_place
 from mmdistill.data.datasets.planted import Planted
-from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import content_hash, tables
 from mmdistill.reports.query import query
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import open_study
 
 pytestmark = pytest.mark.ray
@@ -86,18 +81,10 @@ def write_table(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(file, tmp_path_factory):
+def undisturbed(file, begin, finish, tmp_path_factory):
     """The same study without Ray, one order after another."""
     root = tmp_path_factory.mktemp("undisturbed") / "rayed"
-    session = begun(file, root)
-    run_inline(session, StageCache(root / "cache"))
-    return session.folder
-
-
-def begun(file, root):
-    study = open_study(file)
-    folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY, study.resolved())
-    return Session(study, folder, propose)
+    return finish(begin(open_study(file), root)).folder
 
 
 def started(file, root, *edits, environment=None):
@@ -105,6 +92,11 @@ def started(file, root, *edits, environment=None):
     command = [sys.executable, "-c", code, "run", str(file), "--output", str(root), *edits]
     log = (root.parent / "log").open("a")
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def scratch_of(process):
+    owners = {path: json.loads(path.read_text()) for path in temporary_place().glob("mm*/scratch-owner.json")}
+    return [path.parent for path, owner in owners.items() if owner["pid"] == process.pid]
 
 
 def wait_for_finals(process, root, count):
@@ -126,14 +118,19 @@ def test_a_killed_driver_loses_nothing_and_the_table_is_that_of_an_undisturbed_r
     first.wait()
     finished = {path.stem for path in (root / "finals").glob("*.json")}
     assert finished
+    (scratch,) = scratch_of(first)
     second = started(file, root)
     assert second.wait(SECONDS) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert not scratch.exists()
     folder = StudyFolder.open(root)
     assert content_hash(tables(folder)) == content_hash(tables(undisturbed))
     again = query(root, "SELECT order_id FROM attempts GROUP BY order_id HAVING count(outcome) > 1")
     assert again.num_rows == 0
     attempts = query(root, "SELECT order_id, count(*) AS n FROM attempts GROUP BY order_id").to_pylist()
     assert {row["order_id"] for row in attempts if row["n"] > 1}.isdisjoint(finished)
+    # Orders wait for each other many times here, and the processes stay all the same.
+    processes = query(root, "SELECT DISTINCT host, pid FROM attempts")
+    assert processes.num_rows <= 2 * len(os.sched_getaffinity(0))
 
 
 def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):
@@ -181,13 +178,14 @@ def test_an_order_that_hangs_is_dumped_ended_and_run_again(file, undisturbed, tm
     assert content_hash(tables(folder)) == content_hash(tables(undisturbed))
 
 
-def test_one_cluster_in_this_process(file, undisturbed, tmp_path):
+def test_one_cluster_in_this_process(file, begin, undisturbed, tmp_path):
     """A worker group computes what one process does; Ray's workers see the standard library and the token."""
     root = tmp_path / "rayed"
-    session = begun(file, root)
+    session = begin(open_study(file), root)
     order = next(order for order in session.ready(()) if order.lanes)
+    (tmp_path / "order.json").write_text(order.model_dump_json())
     config = {
-        "order": order.model_dump_json(),
+        "order": str(tmp_path / "order.json"),
         "study": str(root),
         "cache": str(root / "cache"),
         "directory": str(file.parent),

@@ -1,6 +1,8 @@
 """What a driver does for a study grows with the study and not faster."""
 
 import dataclasses
+import gc
+import tracemalloc
 
 import pytest
 
@@ -11,7 +13,6 @@ from mmdistill.randomness import derive_seed
 from mmdistill.records.study import StudyFolder
 from mmdistill.settings import merged
 from mmdistill.studies.file import StudyFile
-from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session
 from mmdistill.studies.study import assemble
 
@@ -37,7 +38,20 @@ def made_up(order):
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
+def many(begin, tmp_path, monkeypatch):
+    """Return a function from a number of trials to the session of a study that shows nothing."""
+
+    def _many(trials):
+        study = assemble(StudyFile.model_validate(merged(TINY, {"search": {"trials": trials}})), "many.toml")
+        session = begin(study, tmp_path / str(trials))
+        monkeypatch.setattr(session, "_show", lambda _final: None)
+        return session
+
+    return _many
+
+
+@pytest.fixture
+def work(many, monkeypatch):
     """Return a function from a number of trials to how often a driver did what costs."""
     counts = {}
 
@@ -51,15 +65,11 @@ def work(tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, counted)
 
     def play(trials):
-        study = assemble(StudyFile.model_validate(merged(TINY, {"search": {"trials": trials}})), "many.toml")
-        root = tmp_path / str(trials)
-        folder = StudyFolder.create(root, study_row(study, ["x"]), "", study.resolved())
-        session = Session(study, folder, propose)
-        monkeypatch.setattr(session, "_show", lambda _final: None)
+        session = many(trials)
         counts.clear()
         while not session.is_finished:
             (order,) = session.ready((), most=1)
-            folder.put_final(made_up(order))
+            session.folder.put_final(made_up(order))
             session.ended(order, "complete")
         return dict(counts)
 
@@ -83,11 +93,31 @@ def test_five_times_the_trials_are_five_times_the_work(work):
     assert "decisions" not in many
 
 
-def test_a_study_resumed_in_its_search_reads_each_result_once(tmp_path, monkeypatch):
-    study = assemble(StudyFile.model_validate(merged(TINY, {"search": {"trials": 24}})), "many.toml")
-    folder = StudyFolder.create(tmp_path, study_row(study, ["x"]), "", study.resolved())
-    session = Session(study, folder, propose)
-    monkeypatch.setattr(session, "_show", lambda _final: None)
+def test_a_session_keeps_no_rows_of_what_ended(begin, tmp_path):
+    study = assemble(StudyFile.model_validate(merged(TINY, {"search": {"trials": 60}})), "many.toml")
+    session = begin(study, tmp_path)
+
+    def play(orders):
+        for _ in range(orders):
+            (order,) = session.ready((), most=1)
+            session.folder.put_final(made_up(order))
+            session.ended(order, "complete")
+        gc.collect()
+
+    play(16)
+    tracemalloc.start()
+    try:
+        play(40)
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    # Two trials per order; the rows of one are more than 6 KB, its parameters and its rank below one.
+    assert kept / 80 < 2500
+
+
+def test_a_study_resumed_in_its_search_reads_each_result_once(many, monkeypatch):
+    session = many(24)
+    folder, study = session.folder, session.study
     for _ in range(14):
         (order,) = session.ready((), most=1)
         folder.put_final(made_up(order))
@@ -100,6 +130,6 @@ def test_a_study_resumed_in_its_search_reads_each_result_once(tmp_path, monkeypa
         return honest(self, order_id, **more)
 
     monkeypatch.setattr(StudyFolder, "final", reading)
-    resumed = Session(study, StudyFolder.open(tmp_path), propose)
+    resumed = Session(study, StudyFolder.open(folder.root), propose)
     assert [order.order_id for order in resumed.ready(())] == waiting
     assert len(read) == len(set(read)) <= 14

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
-from mmdistill.pipeline.cache import StageCache
-from mmdistill.records.study import StudyFolder
 from mmdistill.reports.query import query
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import open_study
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +19,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, begin, finish):
     root = tmp_path_factory.mktemp("queries") / "quickstart"
-    study = open_study(STUDY, SMALL)
-    folder = StudyFolder.create(root, study_row(study, ["test"]), STUDY.read_text(), study.resolved())
-    run_inline(Session(study, folder, propose), StageCache(root / "cache"))
+    finish(begin(open_study(STUDY, SMALL), root, STUDY.read_text()))
     return root
 
 

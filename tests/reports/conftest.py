@@ -54,6 +54,15 @@ def trial(arm, phase, *, number=None, seed_index=None, fold=0, metrics=None, **o
     return replace(row, **other)
 
 
+def declared(arm, *, trials=4, pairs=10, **_others):
+    """Return what a study declares of an arm, given by its name or by what it has besides."""
+    stated = {"name": arm} if isinstance(arm, str) else arm
+    searched = 0 if stated.get("frozen") else trials
+    planned = {"search": searched, "validate": 0, "confirm": pairs, "test": pairs}
+    common = {"dimensions": 3, "digest": "0" * 16, "note": None, "planned": planned}
+    return {"recipe": stated["name"], **common, **stated}
+
+
 def study_row(arms, *, contrasts=(), **other):
     row = StudyRow(
         name="quick",
@@ -67,14 +76,7 @@ def study_row(arms, *, contrasts=(), **other):
         contrasts_json=json.dumps(
             [dict(zip(("question", "arm", "against"), c, strict=True)) for c in contrasts]
         ),
-        arms_json=json.dumps(
-            [
-                {"name": arm, "recipe": arm, "dimensions": 3, "digest": "0" * 16, "note": None}
-                if isinstance(arm, str)
-                else {"recipe": arm["name"], "dimensions": 3, "digest": "0" * 16, "note": None} | arm
-                for arm in arms
-            ]
-        ),
+        arms_json=json.dumps([declared(arm, **other) for arm in arms]),
         trials=4,
         pairs=10,
         seed=7,

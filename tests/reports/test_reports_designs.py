@@ -225,22 +225,13 @@ def test_nothing_stands_where_every_first_trial_was_lost(new_study, new_trial, r
     assert math.isinf(dict(ablation.arms[0].budget.best_of)[4])
 
 
-def expected_of(made, resolved):
-    return {arm.name: arm.done for arm in status_of_tables(made.tables(), set(), resolved).arms}
-
-
-def test_status_expects_no_search_of_a_frozen_arm(lattice):
-    resolved = {"search": {"trials": 4}, "confirm": {"pairs": 8}}
-    assert set(expected_of(lattice, resolved).values()) == {1.0}
-
-
 def test_status_expects_the_runs_that_the_study_planned(new_study):
     planned = {"search": 8, "validate": 2, "confirm": 6, "test": 6}
     made = new_study([{"name": "student_only", "planned": planned}, "hinton"])
-    made.add_search("student_only", [0.9, 0.8, 0.7, 0.75])
-    made.add_search("hinton", [0.9, 0.8, 0.7, 0.75])
-    resolved = {"search": {"trials": 4}, "confirm": {"pairs": 2}}
-    assert expected_of(made, resolved) == {"student_only": 4 / 20, "hinton": 4 / 8}
+    for arm in ("student_only", "hinton", "undeclared"):
+        made.add_search(arm, [0.9, 0.8, 0.7, 0.75])
+    found = {arm.name: arm.done for arm in status_of_tables(made.tables(), set()).arms}
+    assert found == {"student_only": 4 / 20, "hinton": 4 / 24, "undeclared": 0.0}
 
 
 def test_the_newest_revision_of_a_study_counts(reopened):
@@ -248,7 +239,7 @@ def test_the_newest_revision_of_a_study_counts(reopened):
     old = dataclasses.replace(reopened.study, arms_json="[]", contrasts_json="[]", revision=1)
     tables["studies"] = arrow_table(StudyRow, [old, reopened.study])
     assert len(summarise_tables(tables).contrasts) == 2
-    assert [arm.name for arm in status_of_tables(tables, set(), {}).arms] == [
+    assert [arm.name for arm in status_of_tables(tables, set()).arms] == [
         "student_only",
         "hinton",
         "late",
@@ -258,5 +249,5 @@ def test_the_newest_revision_of_a_study_counts(reopened):
 def test_status_names_pruned_trials(made):
     run = next(run for run in made.trials if (run.arm, run.number) == ("hinton", 3))
     made.trials[made.trials.index(run)] = dataclasses.replace(run, status="pruned")
-    found = status_of_tables(made.tables(), set(), {})
+    found = status_of_tables(made.tables(), set())
     assert found.arms[2].counts["search"] == {"complete": 3, "pruned": 1}

@@ -39,6 +39,28 @@ def test_a_holdout_for_tuning_is_named_and_spares_the_validation_share(new_study
     assert "no fold tests (fixed_holdout)." in " ".join(markdown(ablation).split())
 
 
+def test_arms_may_differ_in_where_their_winners_were_searched(new_study):
+    arms = [
+        {"name": "student_only", "folds": "stratified", "tuning": "nested"},
+        {"name": "student_kept", "folds": "grouped", "tuning": "fixed_holdout"},
+        {"name": "student_shared", "folds": "stratified", "tuning": "shared"},
+    ]
+    made = new_study(arms, tuning="mixed")
+    for fold in range(4):
+        made.fill({"student_only": 0.5, "student_shared": 0.6}, seeds=2, fold=fold)
+        for seed in range(2):
+            made.add_test("student_kept", seed, [True, False], fold=fold, pair=f"kept~{fold}~{seed}")
+    ablation = summarise_tables(made.tables())
+    shares = {arm.name: arm.scheme.test_share for arm in ablation.arms}
+    assert shares == pytest.approx({"student_only": 4 / 9, "student_kept": 1 / 3, "student_shared": 4 / 9})
+    text = " ".join(markdown(ablation).split())
+    assert "no fold tests (fixed_holdout): student_kept." in text
+    assert "inside each outer fold (nested): student_only." in text
+    assert "Warning: tuning = shared for student_shared: winners were searched in fold 0 alone" in text
+    lines = list(csv.DictReader(io.StringIO(as_csv(ablation))))
+    assert [(line["folds"], line["tuning"]) for line in lines] == [(a["folds"], a["tuning"]) for a in arms]
+
+
 def subject_means(made, arm, subjects):
     """Return the mean over seeds of each subject's accuracy, from the predictions one by one."""
     found = {}

@@ -21,7 +21,8 @@ GOLDEN = Path(__file__).with_name("quick_table.md")
 
 @pytest.fixture
 def golden(new_study):
-    made = new_study(["student_only", "hinton"], contrasts=[("Better?", "hinton", "student_only")])
+    contrasts = [("Better?", "hinton", "student_only")]
+    made = new_study(["student_only", "hinton"], contrasts=contrasts, pairs=8)
     made.add_search("student_only", [0.9, 0.8, 0.7, 0.75])
     made.add_search("hinton", [0.9, 0.8, 0.7, 0.6])
     for seed in range(8):
@@ -143,7 +144,7 @@ def test_status_counts_by_phase_and_outcome(golden):
     golden.add_attempt("search-0-0", 5)
     golden.add_attempt("search-1-0", None)
     golden.add_attempt("search-2-0", None)
-    found = status_of_tables(golden.tables(), {"search-0-0", "search-2-0"}, {"confirm": {"pairs": 8}})
+    found = status_of_tables(golden.tables(), {"search-0-0", "search-2-0"})
     student, hinton = found.arms
     assert student.counts == {"search": {"complete": 4}, "confirm": {"complete": 8}, "test": {"complete": 8}}
     assert hinton.counts == {"search": {"complete": 3, "diverged": 1}}

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -5,17 +6,14 @@ import numpy as np
 import pytest
 
 from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
 from mmdistill.pipeline.cache import StageCache
-from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact
 from mmdistill.statistics import detectable_difference
 from mmdistill.studies import power
 from mmdistill.studies.plan import plan
-from mmdistill.studies.power import earlier_spread, power_of
+from mmdistill.studies.power import earlier_spread, powers_of
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.rehearsal import rehearse
-from mmdistill.studies.session import Session
 
 MT_PKDOT = """
 [[arms]]
@@ -30,17 +28,23 @@ def text(tiny):
     return tiny.replace("[search]", f"{MT_PKDOT}\n[search]")
 
 
-def run(study, root, most=None):
-    folder = StudyFolder.create(root, study_row(study, []), "", study.resolved())
-    run_inline(Session(study, folder, propose), StageCache(root / "cache"), most=most)
-    return folder
+@pytest.fixture
+def run(begin):
+    """Return ``run(study, root, most=None)``: execute some orders of a study, or all; its folder."""
+
+    def _run(study, root, most=None):
+        session = begin(study, root)
+        run_inline(session, StageCache(root / "cache"), most=most)
+        return session.folder
+
+    return _run
 
 
 def planned(study, root, **other):
     return plan(study, root, root / "cache", may_pilot=False, **other)
 
 
-def test_a_plan_knows_what_every_row_of_a_run_will_be_called(put_together, text, tmp_path):
+def test_a_plan_knows_what_every_row_of_a_run_will_be_called(run, put_together, text, tmp_path):
     study = put_together(text)
     root = tmp_path / "results" / "tiny"
     before = planned(study, root)
@@ -64,7 +68,7 @@ def test_a_plan_knows_what_every_row_of_a_run_will_be_called(put_together, text,
 
 
 @pytest.mark.parametrize("most", [1, 8, 20])
-def test_a_plan_of_a_study_in_progress_counts_what_is_left(put_together, text, tmp_path, most):
+def test_a_plan_of_a_study_in_progress_counts_what_is_left(run, put_together, text, tmp_path, most):
     study = put_together(text)
     whole = planned(study, tmp_path / "nothing")
     run(study, tmp_path / "tiny", most)
@@ -81,9 +85,9 @@ def test_folds_multiply_and_count_as_replicates(put_together, text, tmp_path):
     whole = planned(put_together(text), tmp_path / "a")
     folded = planned(put_together(text, *edits), tmp_path / "a")
     assert [phase.runs for phase in folded.phases] == [3 * phase.runs for phase in whole.phases]
-    assert folded.power.replicate == "folds"
-    assert folded.power.n == 3
-    assert folded.power.refusal is None
+    (found,) = folded.power
+    assert (found.replicate, found.n, found.refusal) == ("folds", 3, None)
+    assert found.arms == tuple(arm.name for arm in folded.arms)
 
 
 def test_searched_teachers_are_said_to_make_the_counts_inexact(put_together, text, tmp_path):
@@ -94,7 +98,7 @@ def test_searched_teachers_are_said_to_make_the_counts_inexact(put_together, tex
     assert not found.is_exact
 
 
-def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(put_together, tiny, tmp_path):
+def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(run, put_together, tiny, tmp_path):
     study = put_together(tiny, "confirm.pairs=5", "search.trials=1", "search.startup=1", "name=earlier")
     folder = run(study, tmp_path / "earlier")
     compact(folder)
@@ -104,14 +108,15 @@ def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(put_togethe
     differences = [
         [scores[arm][n] - scores["student_only"][n] for n in range(5)] for arm in ("hinton", "several")
     ]
-    spread, source = earlier_spread(study, 1, tmp_path)
+    spread, source = earlier_spread(study, study.arms, tmp_path)
     assert source == "earlier"
     assert spread == pytest.approx(np.sqrt(np.var(differences, axis=1, ddof=1).mean()))
-    found = power_of(put_together(tiny, "confirm.pairs=8"), 1, tmp_path)
+    (found,) = powers_of(put_together(tiny, "confirm.pairs=8"), tmp_path)
     assert found.difference == pytest.approx(found.in_sd * spread)
     decoy = put_together(tiny, 'run.data.student=["decoy"]', 'run.data.privileged=["audio"]')
-    assert earlier_spread(decoy, 1, tmp_path) == (None, None)
-    assert earlier_spread(study, 3, tmp_path) == (None, None)
+    assert earlier_spread(decoy, decoy.arms, tmp_path) == (None, None)
+    folded = put_together(tiny, 'run.data.folds={scheme="stratified", count=3}')
+    assert earlier_spread(folded, folded.arms, tmp_path) == (None, None)
 
 
 def test_a_damaged_neighbour_costs_nothing(put_together, tiny, tmp_path):
@@ -121,7 +126,7 @@ def test_a_damaged_neighbour_costs_nothing(put_together, tiny, tmp_path):
         (tmp_path / "torn" / "compact" / f"{name}.parquet").write_bytes(b"PAR1 torn")
     found = planned(study, tmp_path / "tiny")
     assert found.cost.recorded == 0
-    assert found.power.spread is None
+    assert found.power[0].spread is None
 
 
 def parts(*names):
@@ -141,7 +146,7 @@ def with_parts(monkeypatch, *folds):
 def test_a_fold_that_tests_one_group_counts_as_a_subject(put_together, tiny, tmp_path, monkeypatch):
     study = put_together(tiny, 'run.data.folds={scheme="stratified", count=3}')
     with_parts(monkeypatch, (parts("a", "a", "-x"), parts("b")), (parts("a", "a"), parts("c", "c")))
-    found = power_of(study, 3, tmp_path)
+    (found,) = powers_of(study, tmp_path)
     assert (found.replicate, found.n) == ("subjects", 3)
     # Three subjects cannot reach .05 by sign flips.
     assert found.refusal.startswith("n = 3 is too small")
@@ -153,26 +158,47 @@ def test_folds_of_several_groups_count_by_subjects_where_the_score_is_a_mean_ove
 ):
     study = put_together(tiny, 'run.data.folds={scheme="stratified", count=2}')
     with_parts(monkeypatch, (parts(*"aabb"), parts(*"ccdd")), (parts(*"eeff"), parts(*"gg")))
-    found = power_of(study, 2, tmp_path)
+    (found,) = powers_of(study, tmp_path)
     assert (found.replicate, found.n, found.spread) == ("subjects", 7, None)
     assert found.in_sd == pytest.approx(detectable_difference(7, level=found.level, power=0.8))
 
 
 def test_rows_kept_for_tuning_are_no_replicates(put_together, tiny, tmp_path):
     folds = 'run.data.folds={scheme="stratified", count=4, tuning="fixed_holdout"}'
-    found = power_of(put_together(tiny, folds), 4, tmp_path)
+    (found,) = powers_of(put_together(tiny, folds), tmp_path)
     assert (found.replicate, found.n) == ("folds", 4)
     assert found.in_sd == pytest.approx(
         detectable_difference(4, level=found.level, power=0.8, test_share=1 / 3)
     )
 
 
-def test_a_neighbour_that_was_extended_tells_its_prices_and_spread(put_together, tiny, tmp_path):
+def test_arms_with_other_folds_have_replicates_of_their_own(put_together, tiny, tmp_path):
+    alone = ("student_only", "hinton")
+    folded = "\n".join(
+        f'[[arms]]\nname = "{arm}_folds"\nrecipe = "{arm}"\nedits = {{ "data.folds.scheme" = "stratified", '
+        '"data.folds.count" = 4, "data.folds.tuning" = "fixed_holdout" }'
+        for arm in alone
+    )
+    study = put_together(tiny.replace("[search]", f"{folded}\n[search]"), "confirm.pairs=7")
+    official, in_folds = planned(study, tmp_path / "a").power
+    assert (official.replicate, official.n, official.arms) == ("seeds", 7, (*alone, "several"))
+    assert (in_folds.replicate, in_folds.n) == ("folds", 4)
+    assert in_folds.arms == tuple(f"{arm}_folds" for arm in alone)
+    share = {"level": in_folds.level, "power": 0.8, "test_share": 1 / 3}
+    assert in_folds.in_sd == pytest.approx(detectable_difference(4, **share))
+    row = study_row(study, [])
+    assert (row.tuning, row.pairs) == ("mixed", 28)
+    told = {arm["name"]: (arm["folds"], arm["tuning"]) for arm in json.loads(row.arms_json)}
+    assert told["several"] == ("official", "nested")
+    assert told["hinton_folds"] == ("stratified", "fixed_holdout")
+
+
+def test_a_neighbour_that_was_extended_tells_its_prices_and_spread(run, put_together, tiny, tmp_path):
     edits = ("search.trials=1", "search.startup=1", "name=earlier")
     run(put_together(tiny, "confirm.pairs=4", *edits), tmp_path / "earlier")
     study = put_together(tiny, "confirm.pairs=5", *edits)
     folder = run(study, tmp_path / "earlier")
     assert folder.revision == 2
     compact(folder)
-    assert earlier_spread(study, 1, tmp_path)[1] == "earlier"
+    assert earlier_spread(study, study.arms, tmp_path)[1] == "earlier"
     assert planned(put_together(tiny, "name=other", *edits[:2]), tmp_path / "other").cost.recorded == 1

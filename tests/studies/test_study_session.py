@@ -15,7 +15,7 @@ from mmdistill.pipeline.execute import run_order
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import DIED, RETRIES, Session
+from mmdistill.studies.session import DIED, GIVEN_UP, RETRIES, Session
 from mmdistill.studies.study import open_study
 from mmdistill.training.runtime import LocalRuntime
 
@@ -23,25 +23,23 @@ STUDY = Path(__file__).parents[2] / "search_spaces" / "planted_nothing.toml"
 
 
 @pytest.fixture
-def session(tmp_path):
-    study = open_study(STUDY)
-    folder = StudyFolder.create(tmp_path, study_row(study, ["test"]), "", study.resolved())
-    return Session(study, folder, propose)
+def session(begin, tmp_path):
+    return begin(open_study(STUDY), tmp_path)
 
 
 def test_an_order_is_given_up_after_its_retries_even_if_no_attempt_of_it_ever_began(session):
     order = next(order for order in session.ready(()) if order.lanes)
     for _ in range(RETRIES):
-        session.ended(order, "failed")
+        assert session.ended(order, "failed") == "failed"
         assert order.order_id in {found.order_id for found in session.ready(())}
-    session.ended(order, "failed")
+    assert session.ended(order, "failed") == GIVEN_UP
     assert {trial.status for trial in session.folder.final(order.order_id).trials} == {"failed"}
     assert session.failed == [order.title]
 
 
 def test_an_order_whose_process_was_lost_is_given_up_at_once(session):
     order = next(order for order in session.ready(()) if order.lanes)
-    session.ended(order, "lost")
+    assert session.ended(order, "lost") == GIVEN_UP
     assert {trial.error for trial in session.folder.final(order.order_id).trials} == {DIED}
 
 

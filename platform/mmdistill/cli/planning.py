@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdistill.cli.folders import cache_folder, study_folder
 from mmdistill.cli.printing import print_json, text_table
 from mmdistill.cli.reading import readable
 from mmdistill.records.rows import PHASES
-from mmdistill.studies.lanes import lanes_on_record, with_lanes
+from mmdistill.studies.lanes import Lanes
 from mmdistill.studies.plan import Cost, Plan, plan
 from mmdistill.studies.power import Power
 from mmdistill.studies.study import open_study
@@ -26,13 +27,12 @@ def show_plan(
     """Print the plan of a study; nothing is written.
 
     Raises:
-        InputError: with every problem of the file, and of its folder where that holds another study.
+        InputError: with every problem of the file, and of its folder where that holds something else: what
+            ``run`` would refuse is refused here.
     """
     study = open_study(readable(file), edits)
-    root = readable(output or Path("results") / study.file.name)
-    on_record = lanes_on_record(root)
-    study = study if on_record is None else with_lanes(study, on_record)
-    found = plan(study, root, readable(cache or root / "cache"), may_pilot=may_pilot)
+    root = study_folder(output, study.file.name)
+    found = plan(study, root, cache_folder(cache, root), may_pilot=may_pilot)
     if as_json:
         print_json(found)
     else:
@@ -45,7 +45,8 @@ def plan_text(found: Plan) -> str:
     parts = [f"{found.study} on {found.dataset}, into {found.output}", _arms(found), _phases(found)]
     common = ", ".join(_short(path) for path in _everywhere(found))
     sentences = [f"Every arm that searches has {common or 'a space of its own'}.", _sharing(found)]
-    sentences += [*_cost(found.cost), *_power(found.power)]
+    sentences += _lanes(found.lanes)
+    sentences += [*_cost(found.cost), *_powers(found.power)]
     wrapped = [
         textwrap.fill(line, 110, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
         for line in sentences
@@ -102,15 +103,26 @@ def _sharing(found: Plan) -> str:
     )
 
 
+def _lanes(lanes: Lanes) -> Iterator[str]:
+    """Say how many runs train together where the study file leaves it open."""
+    why = {
+        "on record": "measured when the study began",
+        "measured": "measured on this machine just now; `run` measures again, and keeps what it finds",
+        "assumed": "assumed, since nothing may be timed; `run` measures it",
+    }
+    if lanes.source != "given":
+        yield f'resources.lanes = "auto": up to {lanes.number} runs train together, {why[lanes.source]}.'
+
+
 def _cost(cost: Cost) -> Iterator[str]:
     if not cost.cpu_s and not cost.unknown:
         yield "Nothing is left to run."
         return
     source = f"{cost.recorded:.0%} of it from recorded timings"
     gpu = f", {_time(cost.gpu_s)} of GPU" if cost.gpu_s else ""
-    wall = (
-        "" if cost.wall_s is None else f"; about {_time(cost.wall_s)} with {cost.concurrent} orders at once"
-    )
+    # A cluster's CPUs are not known before it is joined.
+    here = f" with {cost.concurrent} orders at once, as many as the CPUs of this machine take"
+    wall = "" if cost.wall_s is None else f"; about {_time(cost.wall_s)}{here}"
     yield f"Cost: {cost.cpu_s:.0f} CPU-s{gpu} ({source}){wall}."
     if cost.unknown:
         yield f"Not in it: {cost.unknown} runs and stages that were never timed on this machine."
@@ -122,15 +134,20 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _power(power: Power) -> Iterator[str]:
+def _powers(powers: Sequence[Power]) -> Iterator[str]:
+    for power in powers:
+        # Whose folds they are is worth saying only where there are several.
+        yield _power(power) + (f" That is for {', '.join(power.arms)}." if len(powers) > 1 else "")
+
+
+def _power(power: Power) -> str:
     family = f"the first of {power.family} planned contrasts" if power.family > 1 else "one contrast"
     if power.refusal:
-        yield f"No significance can be promised: {power.refusal}."
-    elif power.in_sd is None:
-        yield f"No significance can be promised: {power.n} {power.replicate} have no spread."
-    else:
-        test = f"n = {power.n} {power.replicate}, two-sided at {power.level:.3g} for {family}, power .8"
-        yield f"Smallest difference it can be expected to find ({test}): {_size(power)}."
+        return f"No significance can be promised: {power.refusal}."
+    if power.in_sd is None:
+        return f"No significance can be promised: {power.n} {power.replicate} have no spread."
+    test = f"n = {power.n} {power.replicate}, two-sided at {power.level:.3g} for {family}, power .8"
+    return f"Smallest difference it can be expected to find ({test}): {_size(power)}."
 
 
 def _size(power: Power) -> str:

@@ -40,7 +40,7 @@ class Tally:
         self.runs = Counter((row.arm, row.phase) for final in finals for row in final.trials)
 
     def add(self, event: Event) -> None:
-        """Count an order that ended."""
+        """Count an order that ended, unless it is going to be tried again."""
         if event.outcome != "failed" and event.order.lanes:
             self.orders += 1
             self.runs.update((lane.arm, lane.phase) for lane in event.order.lanes)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmdistill.cli.folders import cache_folder, study_folder
 from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
 from mmdistill.cluster.joining import LOCAL, checked_address
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
-from mmdistill.errors import InputError, Problem, StudyError
+from mmdistill.errors import StudyError
 from mmdistill.pipeline.prices import Bill, bill, device_kind, recorded_prices
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
@@ -25,14 +26,12 @@ from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render import markdown
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.provenance import command_line, study_row
-from mmdistill.studies.session import DIED, Session
+from mmdistill.studies.session import Session, why_failed
 from mmdistill.studies.study import Study, open_study
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
 MOST_REASONS = 5
 _BEFORE_SELECTION = {"search", "validate"}
-# What a driver that was killed at once leaves in a folder that holds no study yet.
-_LEFT_BEHIND = {"study.toml", "lease", "cache"}
 _PRICE = """
     SELECT median(cpu_s) AS median_cpu_s, max(cpu_s) AS most_cpu_s, arg_max(arm, cpu_s) AS dearest_arm
     FROM trials WHERE phase <> 'test' AND status = 'complete'
@@ -87,10 +86,10 @@ def run_study(
     """
     address = checked_address(address)
     study = open_study(readable(file), edits)
-    root = _usable(readable(output or Path("results") / study.file.name))
-    cache = root / "cache" if cache is None else _usable_folder(readable(cache))
+    root = study_folder(output, study.file.name)
+    cache = cache_folder(cache, root)
     with Lease(root, takeover=takeover) as lease:
-        study = with_lanes(study, lanes_on_record(root))
+        study = _with_lanes(study, lanes_on_record(root), address)
         folder = _folder(study, root, file, lease)
         if retry_failed:
             _withdraw_failed(folder)
@@ -113,6 +112,15 @@ def run_study(
     failed = _failed_orders(folder)
     _print(root, failed, as_json=as_json)
     return SOME_FAILED if failed else DONE
+
+
+def _with_lanes(study: Study, on_record: int | None, address: str) -> Study:
+    settled = with_lanes(study, on_record)
+    if on_record is None and settled is not study:
+        # The data and a core are here; that a cluster has the same cores is for its user to know.
+        where = "this machine" if address == LOCAL else f"this machine and not on the nodes of {address}"
+        say(f'resources.lanes = "auto": up to {settled.lanes} runs train together, measured on {where}')
+    return settled
 
 
 def _on_ray_at(address: str) -> Executor:
@@ -152,33 +160,12 @@ def _execute(session: Session, cache: Path, executor: Executor) -> None:
         raise StudyError(f"{session.folder.root}: the study did not finish; run it again to go on")
 
 
-def _usable(root: Path) -> Path:
-    """Return the folder of a study, unless it holds something else."""
-    _usable_folder(root)
-    if root.is_dir() and not (root / "study.json").exists():
-        foreign = sorted(
-            path.name for path in root.iterdir() if path.name not in _LEFT_BEHIND and path.suffix != ".tmp"
-        )
-        if foreign:
-            rule = f"the folder holds no study, but {foreign[0]!r}"
-            raise InputError([Problem(str(root), rule, "give a new or an empty folder as --output")])
-    return root
-
-
-def _usable_folder(path: Path) -> Path:
-    """Return a path that is a folder or can become one."""
-    if path.exists() and not path.is_dir():
-        raise InputError([Problem(str(path), "this is not a folder", "give another one")])
-    return path
-
-
 def _failed_orders(folder: StudyFolder) -> dict[str, str]:
     """Return why orders were given up: those on record without a stage or a run that got anywhere."""
     # By what is on record: an attempt whose process died has no outcome, nor has one that was killed as
     # soon as its result was there.
     given_up = [final.order_id for final in folder.finals() if final.is_given_up]
-    errors = {attempt.order_id: attempt.error for attempt in folder.attempts() if attempt.error}
-    return {name: errors.get(name, DIED) for name in given_up}
+    return {order_id: why_failed(folder, order_id) for order_id in given_up}
 
 
 def _say_failures(failed: Mapping[str, str]) -> None:

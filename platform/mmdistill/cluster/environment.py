@@ -5,6 +5,7 @@ module level.
 """
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -13,6 +14,8 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from mmdistill.records.lease import Holder, this_process
 
 # What the processes that execute orders need as well, wherever they run.
 WORKER_VARIABLES = {
@@ -29,14 +32,19 @@ VARIABLES = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # What Tune would restore itself from: all trials each time, and every order remembered as text.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # Tune would swallow Ctrl-C; `launch` has a handler of its own.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The new output prints boxes of its own even when told to be silent.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Orders run in actors, which come too early for the worker processes that Ray starts in advance.
+    "RAY_prestart_worker_first_driver": "0",
 }
 OBJECT_STORE_BYTES = 256 * 2**20
 # A unix socket path holds 107 bytes; Ray appends about 60.
 LONGEST_TEMPORARY_FOLDER = 40
+_PREFIX, _OWNER = "mm", "scratch-owner.json"
 
 
 def prepare() -> None:
@@ -50,8 +58,38 @@ def prepare() -> None:
 
 def temporary_folder() -> Path:
     """Return a new folder with a short path, readable by this user only."""
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=temporary_place()))
+
+
+def temporary_place() -> Path:
+    """Return where folders with a short path are made."""
     base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mm", dir=base if len(base) <= LONGEST_TEMPORARY_FOLDER else "/tmp"))
+    return Path(base if len(base) <= LONGEST_TEMPORARY_FOLDER else "/tmp")
+
+
+def claim(scratch: Path) -> None:
+    """Say in a scratch folder which process it belongs to."""
+    (scratch / _OWNER).write_text(json.dumps(this_process()._asdict()))
+
+
+def remove_abandoned(place: Path) -> None:
+    """Remove the scratch folders in ``place`` whose driver was killed.
+
+    Only those that say they are ours: with no name, or with one whose process may live, a folder stays.
+    """
+    for folder in place.glob(f"{_PREFIX}*"):
+        owner = _owner(folder)
+        if owner is not None and owner.is_gone:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(folder: Path) -> Holder | None:
+    try:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return None
+        return Holder(**json.loads((folder / _OWNER).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextlib.contextmanager
@@ -64,7 +102,9 @@ def local_cluster(*, groups: bool = False) -> Iterator[Path]:
         groups: whether worker groups will run. What one that was killed had reserved is given back by a
             helper of Ray Train that asks the dashboard, so there is one then, on loopback.
     """
+    remove_abandoned(temporary_place())
     scratch = temporary_folder()
+    claim(scratch)
     with contextlib.ExitStack() as after:
         after.callback(shutil.rmtree, scratch, ignore_errors=True)
         prepare()

@@ -27,6 +27,6 @@ def run_inline(
             raise RuntimeError("nothing is running and nothing is ready: the protocol is stuck")
         order, clock = orders[0], time.perf_counter()
         outcome = run_order(order, session.folder, cache, LocalRuntime())
-        session.ended(order, outcome)
+        outcome = session.ended(order, outcome)
         done += 1
         listen(Event(order, outcome, time.perf_counter() - clock, 0))

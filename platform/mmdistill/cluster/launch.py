@@ -62,16 +62,19 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
     import ray
     from ray import tune
 
-    from mmdistill.cluster.searcher import OrderSearcher
+    from mmdistill.cluster.searcher import OrderSearcher, Reduced
+    from mmdistill.cluster.standby import StandbyScheduler
     from mmdistill.cluster.worker import order_trial
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = shares(session.study.file.resources, nodes)
-    searcher = OrderSearcher(session, _common(session, cache, scratch, share), listen)
+    searcher = OrderSearcher(session, scratch / "running", listen)
+    common = _common(session, cache, scratch, share)
     tuner = tune.Tuner(
-        tune.with_resources(order_trial, share.order),
+        tune.with_resources(tune.with_parameters(order_trial, common=common), share.order),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=StandbyScheduler(share.concurrent),
             num_samples=-1,
             max_concurrent_trials=share.concurrent,
             reuse_actors=True,
@@ -82,6 +85,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
             name="orders",
             storage_path=str(scratch / "tune"),
             verbose=0,
+            callbacks=[Reduced()],
             # The searcher hands an order out again whose process died.
             failure_config=tune.FailureConfig(max_failures=0),
         ),
@@ -96,7 +100,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
 
 
 def _common(session: Session, cache: Path, scratch: Path, share: Shares) -> dict[str, Any]:
-    """Return what the configuration of every trial holds besides its order."""
+    """Return what every order is told besides itself."""
     resources = session.study.file.resources
     return {
         "study": str(session.folder.root.resolve()),

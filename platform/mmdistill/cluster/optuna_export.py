@@ -23,16 +23,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mmdistill.errors import InputError, Problem, StudyError
+from mmdistill.records.criterion import CRITERIA
 from mmdistill.records.rows import TrialRow
 from mmdistill.records.study import StudyFolder
 
 SQLITE, JOURNAL = (".db", ".sqlite", ".sqlite3"), (".journal", ".log")
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-# What trials are ranked by, lower is better: the metric, and what it is taken from.
-CRITERIA: dict[str, tuple[str, float, float]] = {
-    "classification": ("log_loss", 0.0, 1.0),
-    "regression": ("ccc", 1.0, -1.0),
-}
 
 Curves = dict[str, dict[int, float]]
 
@@ -122,7 +118,7 @@ def _written(folder: StudyFolder, arm: str, fold: int, storage: BaseStorage) -> 
     folds = {row.fold for row in _searched(folder)}
     name = f"{folder.row.name}/{arm}" + (f"/fold{fold}" if len(folds) > 1 else "")
     study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-    minimised = "1 - CCC" if folder.row.task == "regression" else "log-loss"
+    minimised = CRITERIA[folder.row.task].name
     attributes = {"arm": arm, "fold": fold, "dataset": folder.row.dataset, "minimised": minimised}
     for key, value in attributes.items():
         study.set_user_attr(key, value)
@@ -136,29 +132,31 @@ def _written(folder: StudyFolder, arm: str, fold: int, storage: BaseStorage) -> 
 
 def _curves(folder: StudyFolder, arm: str, fold: int) -> Curves:
     """Return the criterion after each epoch by trial."""
-    name, offset, factor = CRITERIA[folder.row.task]
+    criterion = CRITERIA[folder.row.task]
     found: Curves = {}
     for final in folder.finals():
         if not any((row.arm, row.fold, row.phase) == (arm, fold, "search") for row in final.trials):
             continue
         for row in folder.side(final, "curves").to_pylist():
-            if row["name"] == f"validation/{name}":
-                found.setdefault(row["trial_id"], {})[row["epoch"]] = offset + factor * row["value"]
+            if row["name"] == f"validation/{criterion.metric}":
+                found.setdefault(row["trial_id"], {})[row["epoch"]] = criterion.of(row["value"])
     return found
 
 
 def _trial(
     folder: StudyFolder, row: TrialRow, space: Mapping[str, Any], curve: Mapping[int, float]
 ) -> FrozenTrial:
-    name, offset, factor = CRITERIA[folder.row.task]
+    criterion = CRITERIA[folder.row.task]
     distributions = {path: _distribution(dimension) for path, dimension in space.items()}
-    value = row.metrics.get(name)
+    value = criterion.in_metrics(row.metrics)
     state = STATES.get(row.status, TrialState.FAIL)
     if state is TrialState.COMPLETE and value is None:
-        raise StudyError(f"{folder.root}: trial {row.trial_id} is complete without {name}")
+        raise StudyError(
+            f"{folder.root}: trial {row.trial_id} is complete without a finite {criterion.metric}"
+        )
     trial = create_trial(
         state=state,
-        value=None if value is None or state is TrialState.FAIL else offset + factor * value,
+        value=None if state is TrialState.FAIL else value,
         params={path: _scalar(row.parameters[path], space[path]) for path in distributions},
         distributions=distributions,
         user_attrs=_attributes(row),
@@ -169,7 +167,7 @@ def _trial(
 
 
 def _attributes(row: TrialRow) -> dict[str, Any]:
-    kept = ("trial_id", "number", "status", "epoch", "seed", "pair_id", "cpu_s", "error")
+    kept = ("trial_id", "number", "status", "epoch", "stopped_epoch", "seed", "pair_id", "cpu_s", "error")
     found = {name: getattr(row, name) for name in kept if getattr(row, name) is not None}
     return found | {name: value for name, value in row.metrics.items() if value == value}
 

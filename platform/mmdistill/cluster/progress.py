@@ -9,7 +9,7 @@ class Event(NamedTuple):
     """An order ended.
 
     Attributes:
-        outcome: ``complete``, ``failed``, ``lost`` (its process died) or ``there already``.
+        outcome: ``complete``, ``failed`` (it is going to be tried again), ``given up`` or ``there already``.
         seconds: wall-clock seconds since the executor started it.
         running: orders still in flight.
     """

@@ -3,9 +3,12 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from mmdistill.cluster.progress import Event, Listener
@@ -25,16 +28,17 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
         failure: what went wrong here; Tune passes on no more than its text.
     """
 
-    def __init__(self, session: Session, common: Mapping[str, Any], listen: Listener) -> None:
+    def __init__(self, session: Session, folder: Path, listen: Listener) -> None:
         """Wrap a session.
 
         Args:
             session: the study in progress.
-            common: what every trial's configuration holds besides its order.
+            folder: where an order lies while it runs, seen by every node; made if it is not there.
             listen: hears of every order that ended.
         """
         super().__init__(metric="value", mode="max")
-        self._session, self._common, self._listen = session, dict(common), listen
+        self._session, self._folder, self._listen = session, folder, listen
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._live: dict[str, tuple[Order, float]] = {}
         self._losses: Counter[str] = Counter()
         self.failure: Exception | None = None
@@ -49,7 +53,9 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
         ready = self._session.ready(in_flight, most=1)
         if ready:
             self._live[trial_id] = (ready[0], time.perf_counter())
-            return {"order": ready[0].model_dump_json(), **self._common}
+            path = self._path(trial_id)
+            path.write_text(ready[0].model_dump_json(), "utf-8")
+            return {"order": str(path)}
         if self._live:
             return None
         if self._session.is_finished:
@@ -63,13 +69,18 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         """Tell the session that an order ended; one whose process died is handed out again first."""
         order, started = self._live.pop(trial_id)
+        self._path(trial_id).unlink(missing_ok=True)
         outcome = "lost" if error or not result else str(result.get("outcome", "lost"))
         with self._kept():
             if outcome == "lost":
                 outcome = self._after_a_loss(order)
             if outcome:
-                self._session.ended(order, outcome)
+                outcome = self._session.ended(order, outcome)
                 self._listen(Event(order, outcome, time.perf_counter() - started, len(self._live)))
+
+    def _path(self, trial_id: str) -> Path:
+        # Tune keeps several copies of every configuration to its end: they hold no more than this path.
+        return self._folder / f"{trial_id}.json"
 
     def _after_a_loss(self, order: Order) -> str:
         """Return what became of an order whose process died; nothing if it is to run again."""
@@ -93,3 +104,14 @@ class OrderSearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
+
+
+class Reduced(Callback):  # type: ignore[misc]
+    """Leaves of a result what the searcher reads: Tune keeps statistics of every number in it, for good."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_more: Any
+    ) -> None:
+        """Take the times and counters away that Tune added."""
+        for name in result.keys() - {"outcome", "value"}:
+            del result[name]

@@ -84,14 +84,18 @@ def train_loop(config: dict[str, Any]) -> dict[str, str]:
         return {"outcome": run_order(order, study, StageCache(Path(config["cache"])), runtime)}
 
 
-def order_trial(config: dict[str, Any]) -> None:
+def order_trial(config: dict[str, Any], common: dict[str, Any]) -> None:
     """Execute one order: the function that Tune runs.
+
+    Args:
+        config: where the order lies.
+        common: what all orders are told.
 
     Nothing but the end of this process fails here; what goes wrong inside an order is on record.
     """
     from ray import tune
 
-    tune.report({"outcome": fit_order(config), "value": 0.0})
+    tune.report({"outcome": fit_order(common | config), "value": 0.0})
 
 
 def fit_order(config: dict[str, Any]) -> str:
@@ -166,7 +170,7 @@ def _group_failed(config: dict[str, Any], error: Exception) -> str:
 
 
 def _order_and_study(config: dict[str, Any]) -> tuple[Order, StudyFolder]:
-    order = Order.model_validate_json(config["order"])
+    order = Order.model_validate_json(Path(config["order"]).read_bytes())
     return order, StudyFolder.open(Path(config["study"]))
 
 

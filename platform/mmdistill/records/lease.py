@@ -20,7 +20,7 @@ _PROCESSES = Path("/proc")
 
 
 class Holder(NamedTuple):
-    """Who drives a study.
+    """Who drives a study, or owns a folder.
 
     Attributes:
         host: name of the machine.
@@ -82,7 +82,7 @@ class Lease:
             if not self._takeover:
                 _require_ended(self._root, newest)
             # The one after the one that was judged: whoever gets it meanwhile is judged in the next round.
-            if shelf.put(str(newest + 1), _this_process()._asdict()):
+            if shelf.put(str(newest + 1), this_process()._asdict()):
                 self.epoch = newest + 1
         if shelf.put(str(self.epoch), {}):
             raise StudyError(f"{shelf.folder}: this disk lets two processes create one file; use another")
@@ -148,7 +148,8 @@ def _holder(root: Path, epoch: int) -> Holder | str:
         return f"somebody ({shelf.path(str(epoch))} is damaged)"
 
 
-def _this_process() -> Holder:
+def this_process() -> Holder:
+    """Return this process as a holder of whatever it writes itself into."""
     return Holder(
         host=socket.gethostname(),
         boot_id=_boot_id(),

@@ -171,13 +171,15 @@ class StudyRow(Row):
     arms_json: Annotated[
         str,
         "arms in the order of the study file: name, recipe, dimensions, digest, note, baseline (arm it is "
-        "compared with), frozen (arm whose winner's settings it takes), base, change, revision, planned "
-        "(runs by phase)",
+        "compared with), frozen (arm whose winner's settings it takes), base, change, folds (their scheme), "
+        "tuning, revision, planned (runs by phase)",
     ]
     trials: Annotated[int, "proposals per arm"]
-    tuning: Annotated[str, "where winners were searched: nested | fixed_holdout | shared"] = "nested"
+    tuning: Annotated[
+        str, "where winners were searched: nested | fixed_holdout | shared; mixed: see the arms"
+    ] = "nested"
     revision: Annotated[int, "number of the study's version, from 1; an extension makes the next"] = 1
-    pairs: Annotated[int, "confirmation pairs"]
+    pairs: Annotated[int, "confirmation pairs of an arm; the most where arms differ in their folds"]
     seed: Annotated[int, "seed of the study"]
     package_version: Annotated[str, "version of mmdistill"]
     python: Annotated[str, "version of Python"]

@@ -291,6 +291,10 @@ class StudyFolder:
             )
         return self._completed(self._parsed[order_id]) if whole else self._parsed[order_id]
 
+    def forget(self) -> None:
+        """Give up the memory of the results that were read; they are read again when they are asked for."""
+        self._parsed.clear()
+
     def finals(self) -> Iterator[Final]:
         """Return the results of all orders, sorted by order, without curves and predictions."""
         return (self.final(order_id) for order_id in sorted(self.final_ids()))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,6 @@ from mmdistill.reports.claims import (
     too_few,
 )
 from mmdistill.reports.evidence import Arm, Scheme, Trial, mean_interval
-from mmdistill.reports.openings import Openings
 from mmdistill.reports.readings import Basis, Readings, readings_of
 from mmdistill.statistics import Interval
 
@@ -71,7 +70,7 @@ class Ablation(NamedTuple):
         basis: what the scores were computed on: ``test``; ``validation`` repetitions while the test split is
             closed; the best trial of the ``search`` while there are no repetitions.
         scheme: what counts as one replicate in the study's baseline.
-        tuning: where winners were searched: nested, fixed_holdout or shared.
+        tuning: where winners were searched: nested, fixed_holdout or shared; mixed where the arms differ.
         openings: how often the test split was opened.
         stamps: what every table of the study must say, whatever its form.
         arms: in the order in which they read well.
@@ -128,7 +127,7 @@ def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
         scheme=readings.schemes[study["baseline"]],
         tuning=study["tuning"],
         openings=openings.times,
-        stamps=tuple(_stamps(study, openings)),
+        stamps=tuple(_stamps(readings)),
         arms=tuple(arms),
         contrasts=tuple(contrasts),
         sentences=tuple(sentence(claim, margin=study["margin"]) for claim in contrasts),
@@ -149,12 +148,14 @@ def _planned(readings: Readings) -> list[Question]:
     ]
 
 
-def _stamps(study: Mapping[str, Any], openings: Openings) -> list[str]:
+def _stamps(readings: Readings) -> list[str]:
+    arms = [arm.name for arm in readings.declared if arm.tuning == "shared"]
+    whose = "" if len(arms) == len(readings.declared) else f" for {', '.join(arms)}"
     shared = (
-        "tuning = shared: winners were searched in fold 0 alone, whose training and validation rows are test "
-        "rows of other folds, so these scores are optimistic"
+        f"tuning = shared{whose}: winners were searched in fold 0 alone, whose training and validation rows "
+        "are test rows of other folds, so these scores are optimistic"
     )
-    return [stamp for stamp in (shared if study["tuning"] == "shared" else None, openings.stamp()) if stamp]
+    return [stamp for stamp in (shared if arms else None, readings.openings.stamp()) if stamp]
 
 
 def _summaries(readings: Readings, contrasts: Sequence[Claim], explore: Explore) -> list[ArmSummary]:

@@ -18,8 +18,10 @@ class Declared(NamedTuple):
         frozen: the arm whose winner's settings it takes; None for one with a search of its own.
         base: the arm it was generated from, or whose settings it takes.
         change: in words, how it differs from its base.
+        folds: scheme of its folds; None where the study does not say.
+        tuning: where its winners were searched: nested, fixed_holdout or shared.
         revision: number of the study's version that added it, from 1.
-        planned: runs by phase; None where the study does not say.
+        planned: runs by phase; None for an arm that left rows and was never declared.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Declared(NamedTuple):
     frozen: str | None = None
     base: str | None = None
     change: str | None = None
+    folds: str | None = None
+    tuning: str = "nested"
     revision: int = 1
     planned: Mapping[str, int] | None = None
 
@@ -45,16 +49,16 @@ def declared_arms(study: Mapping[str, Any], found: Iterable[str]) -> list[Declar
     In the order of the study file, but each base is followed by its changes, and each change by its frozen
     reading.
     """
-    stated = [_declared(entry, study["baseline"]) for entry in json.loads(study["arms_json"])]
+    common = {"baseline": study["baseline"], "tuning": study["tuning"]}
+    stated = [_declared(entry, common) for entry in json.loads(study["arms_json"])]
     rest = sorted(set(found) - {arm.name for arm in stated})
-    return _by_base(stated) + [Declared(name, baseline=study["baseline"]) for name in rest]
+    return _by_base(stated) + [Declared(name, **common) for name in rest]
 
 
-def _declared(entry: Mapping[str, Any], main: str) -> Declared:
+def _declared(entry: Mapping[str, Any], common: Mapping[str, str]) -> Declared:
     known = {key: value for key, value in entry.items() if key in Declared._fields and value is not None}
-    baseline = known.get("baseline") or main
-    known["baseline"] = None if baseline == entry["name"] else baseline
-    return Declared(**{"base": known.get("frozen"), **known})
+    known = {**common, "base": known.get("frozen"), **known}
+    return Declared(**known | {"baseline": None if known["baseline"] == entry["name"] else known["baseline"]})
 
 
 def _by_base(arms: Sequence[Declared]) -> list[Declared]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from mmdistill.records.criterion import CRITERIA
 from mmdistill.reports.evidence import Trial
 
 _POINTS = (4, 8, 16, 32, 64)
@@ -87,13 +88,8 @@ def _curves(search: Sequence[Trial], task: str) -> list[list[float]]:
 
 def validation_loss(trial: Trial, task: str) -> float:
     """Return what the search ranks by; infinite for a run that did not complete."""
-    metrics = trial["metrics"] or {}
-    value = 1 - _number(metrics.get("ccc")) if task == "regression" else _number(metrics.get("log_loss"))
-    return value if trial["status"] == "complete" and math.isfinite(value) else math.inf
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    value = CRITERIA[task].in_metrics(trial["metrics"]) if trial["status"] == "complete" else None
+    return math.inf if value is None else value
 
 
 def _best_of(curves: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:

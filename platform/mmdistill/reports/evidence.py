@@ -81,7 +81,7 @@ class Paired(NamedTuple):
     scheme: Scheme
 
 
-def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, tuning: str) -> Scheme:
+def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, has_holdout: bool) -> Scheme:
     """Return what counts as one replicate among the runs of arms that share pairs.
 
     Args:
@@ -89,7 +89,7 @@ def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, tun
         predictions: theirs; a unit of several rows is a group.
         score: a concordance has no value of its own for a few rows of a subject, so where folds test several
             subjects at once the folds are compared.
-        tuning: with ``fixed_holdout`` no fold gives rows to validation.
+        has_holdout: whether rows are kept for tuning; no fold gives rows to validation then.
     """
     folds = {trial["fold"] for trial in trials}
     # A unit of its own for every row is no group, whatever it is called.
@@ -104,7 +104,7 @@ def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, tun
         return Scheme("subjects", 0.0, unit)
     k = len(folds)
     # One of k folds is tested. Nested, a k-th of the rest is validation; a holdout for tuning spares that.
-    return Scheme("folds", 1 / (k - 1) if tuning == "fixed_holdout" else k / (k - 1) ** 2, unit)
+    return Scheme("folds", 1 / (k - 1) if has_holdout else k / (k - 1) ** 2, unit)
 
 
 def mean_interval(arm: Arm, *, score: str, scheme: Scheme) -> Interval:

@@ -1,7 +1,7 @@
 """What the tables of a study hold for its ablation: whose scores count, and which arms can be compared."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -86,13 +86,14 @@ def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
         runs.setdefault(trial["arm"], {})[trial["pair_id"]] = trial
     declared = declared_arms(study, by_arm)
     groups = _sharing_pairs(declared, by_arm)
+    holdouts = {arm.name for arm in declared if arm.tuning == "fixed_holdout"}
     return Readings(
         study=study,
         declared=declared,
         trials=by_arm,
         basis=basis,
         groups=groups,
-        schemes=_schemes(groups, usable, kept, study),
+        schemes=_schemes(groups, usable, kept, study["score"], holdouts),
         arms={name: Arm(pairs, cells.get(name)) for name, pairs in runs.items()},
         openings=openings_of(tables["test_openings"]),
     )
@@ -118,17 +119,19 @@ def _sharing_pairs(
 
 
 def _schemes(
-    groups: Mapping[str, frozenset[str]], usable: Sequence[Trial], kept: pa.Table, study: Mapping[str, Any]
+    groups: Mapping[str, frozenset[str]],
+    usable: Sequence[Trial],
+    kept: pa.Table,
+    score: str,
+    holdouts: Collection[str],
 ) -> dict[str, Scheme]:
-    rules = {"score": study["score"], "tuning": study["tuning"]}
-    known = {
-        names: scheme_of(
-            [trial for trial in usable if trial["arm"] in names],
-            kept.filter(pc.is_in(kept["arm"], pa.array(sorted(names)))),
-            **rules,
-        )
-        for names in set(groups.values())
-    }
+    known: dict[frozenset[str], Scheme] = {}
+    for names in set(groups.values()):
+        trials = [trial for trial in usable if trial["arm"] in names]
+        predictions = kept.filter(pc.is_in(kept["arm"], pa.array(sorted(names))))
+        # What is kept for tuning is part of a pair, so those who share pairs keep the same rows.
+        has_holdout = any(trial["arm"] in holdouts for trial in trials)
+        known[names] = scheme_of(trials, predictions, score=score, has_holdout=has_holdout)
     return {name: known[names] for name, names in groups.items()}
 
 

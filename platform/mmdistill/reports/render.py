@@ -5,7 +5,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
@@ -214,9 +214,21 @@ def _footnotes(ablation: Ablation) -> list[str]:
         lines.append(
             "^n: planned after opening n of the test split, in one Holm family with those planned before"
         )
-    if ablation.tuning != "nested" or set(kinds) != {"seeds"}:
-        lines.append(_TUNING[ablation.tuning])
+    lines += _tuning_notes(ablation, kinds)
     return [*lines, f"The test split was opened {ablation.openings} time(s)"]
+
+
+def _tuning_notes(ablation: Ablation, kinds: Collection[str]) -> list[str]:
+    """Return where winners were searched, unless there is but one fold."""
+    arms: dict[str, list[str]] = {}
+    for arm in ablation.arms:
+        arms.setdefault(arm.declared.tuning, []).append(arm.name)
+    arms.pop("mixed", None)  # Of an arm that left rows and was never declared.
+    if set(arms) == {"nested"} and set(kinds) == {"seeds"}:
+        return []
+    if len(arms) == 1:
+        return [_TUNING[tuning] for tuning in arms]
+    return [f"{_TUNING[tuning]}: {', '.join(names)}" for tuning, names in arms.items()]
 
 
 def _baseline_notes(ablation: Ablation) -> list[str]:
@@ -283,7 +295,8 @@ def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
         "revision": arm.declared.revision,
         "opening": arm.opening,
         "basis": ablation.basis,
-        "tuning": ablation.tuning,
+        "folds": arm.declared.folds,
+        "tuning": arm.declared.tuning,
         "replicate": arm.scheme.replicate,
         "n": arm.score.n,
         ablation.score_name: arm.score.mean,

@@ -63,13 +63,11 @@ def status(root: Path) -> Status:
         StudyError: a record is damaged.
     """
     folder = StudyFolder.open(root)
-    return status_of_tables(latest(folder), folder.final_ids(), folder.resolved)
+    return status_of_tables(latest(folder), folder.final_ids())
 
 
-def status_of_tables(
-    tables: Mapping[str, pa.Table], finished: set[str], resolved: Mapping[str, Any]
-) -> Status:
-    """Return the status from the tables, the finished orders and the resolved study file."""
+def status_of_tables(tables: Mapping[str, pa.Table], finished: set[str]) -> Status:
+    """Return the status from the tables and the finished orders."""
     study: dict[str, Any] = tables["studies"].to_pylist()[-1]
     columns = ["arm", "phase", "status", "cpu_s"]
     trials = tables["trials"].select(columns).to_pylist()
@@ -78,7 +76,7 @@ def status_of_tables(
         _arm(
             arm.name,
             [trial for trial in trials if trial["arm"] == arm.name],
-            _expected(arm, study, resolved),
+            _expected(arm),
         )
         for arm in declared
     ]
@@ -94,20 +92,9 @@ def status_of_tables(
     )
 
 
-def _expected(arm: Declared, study: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, int]:
+def _expected(arm: Declared) -> dict[str, int]:
     """Return the planned runs of an arm by phase; validation is left out, for a race may shorten it."""
-    runs = arm.planned
-    if runs is None:
-        pairs = _stated(resolved, "confirm", "pairs", study["pairs"])
-        search = 0 if arm.frozen else _stated(resolved, "search", "trials", study["trials"])
-        runs = {"search": search, "confirm": pairs, "test": pairs}
-    return {phase: runs[phase] for phase in ("search", "confirm", "test")}
-
-
-def _stated(resolved: Mapping[str, Any], table: str, key: str, otherwise: int) -> int:
-    section = resolved.get(table)
-    value = section.get(key) if isinstance(section, Mapping) else None
-    return value if isinstance(value, int) else otherwise
+    return {phase: (arm.planned or {}).get(phase, 0) for phase in ("search", "confirm", "test")}
 
 
 def _arm(name: str, trials: list[dict[str, Any]], expected: Mapping[str, int]) -> ArmStatus:

@@ -3,11 +3,24 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from mmdistill.pipeline.cohorts import best_lanes
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.file import Resources
 from mmdistill.studies.study import Study
+
+
+class Lanes(NamedTuple):
+    """How many runs of a study train together at most.
+
+    Attributes:
+        source: where the number is from: ``given`` in the study file; ``on record``, as the study began;
+            ``measured`` on this machine just now; ``assumed``, since nothing may be timed.
+    """
+
+    number: int
+    source: Literal["given", "on record", "measured", "assumed"]
 
 
 def lanes_on_record(root: Path) -> int | None:
@@ -45,3 +58,19 @@ def concurrent_here(resources: Resources) -> int:
     asked = resources.cpus * max(resources.workers, 1)
     fits = max(1, int(len(os.sched_getaffinity(0)) / asked))
     return min(resources.concurrent or fits, fits)
+
+
+def planned_lanes(study: Study, on_record: int | None, *, may_measure: bool) -> tuple[Study, Lanes]:
+    """Return the study with the lanes a plan counts with, and where their number is from.
+
+    Args:
+        study: the study.
+        on_record: the number of the study that is continued; None for a new one.
+        may_measure: whether some CPU seconds may be spent; a run would.
+    """
+    if study.file.resources.lanes != "auto":
+        return study, Lanes(study.lanes, "given")
+    if on_record is None and not may_measure:
+        return study, Lanes(study.lanes, "assumed")
+    settled = with_lanes(study, on_record)
+    return settled, Lanes(settled.lanes, "measured" if on_record is None else "on record")

@@ -11,12 +11,11 @@ from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.order import Order
 from mmdistill.pipeline.pilot import pilot
 from mmdistill.pipeline.prices import Price, Prices, device_kind, recorded_prices
-from mmdistill.records.finals import Final
 from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
 from mmdistill.studies.inventory import Inventory, Piece
-from mmdistill.studies.lanes import concurrent_here
-from mmdistill.studies.power import Power, power_of
+from mmdistill.studies.lanes import Lanes, concurrent_here, lanes_on_record, planned_lanes
+from mmdistill.studies.power import Power, powers_of
 from mmdistill.studies.protocol import State
 from mmdistill.studies.rehearsal import NOTHING, rehearse
 from mmdistill.studies.session import arm_revisions
@@ -94,18 +93,20 @@ class Plan(NamedTuple):
         trainings: teachers trained, each with its out-of-fold copies, in the whole study.
         trainings_alone: how many they were if every run trained its own.
         is_exact: False where arms search which teachers they have, so that numbers of stages depend on it.
+        power: what can be detected, once for all arms that share their folds.
     """
 
     study: str
     dataset: str
     output: str
+    lanes: Lanes
     arms: tuple[ArmPlan, ...]
     phases: tuple[PhasePlan, ...]
     trainings: int
     trainings_alone: int
     is_exact: bool
     cost: Cost
-    power: Power
+    power: tuple[Power, ...]
 
 
 def plan(study: Study, root: Path, cache: Path, *, may_pilot: bool = True) -> Plan:
@@ -115,11 +116,13 @@ def plan(study: Study, root: Path, cache: Path, *, may_pilot: bool = True) -> Pl
         study: the study.
         root: its folder, which need not be there; its siblings are searched for timings.
         cache: folder of the stage cache.
-        may_pilot: whether to time a few steps of what was never timed here.
+        may_pilot: whether to time a few steps of what was never timed here, and of cohorts where the study
+            leaves their size open.
 
     Raises:
         ConfigError: if the folder holds another study, one problem per key that differs.
     """
+    study, lanes = planned_lanes(study, lanes_on_record(root), may_measure=may_pilot)
     state, revisions = _on_record(study, root)
     done = list(state.finals.values())
     waves = rehearse(study, state, revisions)
@@ -133,18 +136,18 @@ def plan(study: Study, root: Path, cache: Path, *, may_pilot: bool = True) -> Pl
     wanted = {piece.key for piece in left if piece.state == "left" and recorded.of(piece.key) is None}
     piloted = pilot(inventory.samples(orders, wanted, device), PILOT_S) if may_pilot and wanted else {}
     prices = _PriceList(recorded, Prices(piloted))
-    folds = _confirmed_folds(orders, done)
     return Plan(
         study=study.file.name,
         dataset=study.dataset,
         output=str(root),
+        lanes=lanes,
         arms=tuple(_arm_plan(arm, study, everything, prices) for arm in study.arms),
         phases=tuple(_phase_plan(phase, orders, pieces, everything, prices) for phase in PHASES),
         trainings=sum(piece.kind == "teacher" for piece in everything),
         trainings_alone=sum(piece.networks for piece in everything),
         is_exact=not any(_searches_teachers(arm) for arm in study.arms),
         cost=_cost(study, waves, pieces, prices, device),
-        power=power_of(study, folds, root.parent),
+        power=powers_of(study, root.parent),
     )
 
 
@@ -179,13 +182,6 @@ def _on_record(study: Study, root: Path) -> tuple[State, dict[str, int]]:
     known, coming = arm_revisions(folder), folder.revision + 1
     revisions = {arm.name: known.get(arm.name, coming) for arm in study.arms}
     return State(folder.decisions(), finals, folder.selections()), revisions
-
-
-def _confirmed_folds(orders: Sequence[Order], done: Sequence[Final]) -> int:
-    """Return in how many folds winners are confirmed; a fold kept for tuning is none of them."""
-    ahead = {lane.run.fold for order in orders for lane in order.lanes if lane.phase == "confirm"}
-    behind = {row.fold for final in done for row in final.trials if row.phase == "confirm"}
-    return len(ahead | behind)
 
 
 def _searches_teachers(arm: Arm) -> bool:

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from mmdistill.data.opening import DataSettings, open_fold
 from mmdistill.data.samples import has_label
+from mmdistill.settings import digest
 from mmdistill.statistics import ALPHA, detectable_difference, too_few
-from mmdistill.studies.study import Study
+from mmdistill.studies.study import Arm, Study
 
 POWER = 0.8
 # A spread of fewer differences says next to nothing.
@@ -20,9 +21,10 @@ FEWEST = 4
 
 
 class Power(NamedTuple):
-    """The smallest difference a design finds.
+    """The smallest difference a design finds between arms that share their folds.
 
     Attributes:
+        arms: their names.
         replicate: what counts as one difference: ``seeds``, ``subjects`` or ``folds``.
         n: differences there will be.
         family: planned contrasts, which share .05 (Holm); 1 where none is planned.
@@ -34,6 +36,7 @@ class Power(NamedTuple):
         refusal: why no significance can be promised at all.
     """
 
+    arms: tuple[str, ...]
     replicate: Literal["seeds", "subjects", "folds"]
     n: int
     family: int
@@ -45,31 +48,40 @@ class Power(NamedTuple):
     refusal: str | None
 
 
-def power_of(study: Study, folds: int, results: Path) -> Power:
-    """Return what the planned pairs can detect.
+def powers_of(study: Study, results: Path) -> tuple[Power, ...]:
+    """Return what the planned pairs can detect: once for all arms that share their folds.
 
     Args:
         study: the study.
-        folds: in which winners are confirmed.
         results: folder of earlier studies.
     """
-    replicate, n, test_share = _replicate(study, folds)
+    groups: dict[str, list[Arm]] = {}
+    for arm in study.arms:
+        data = arm.run.data
+        groups.setdefault(digest([data.dataset, data.options, data.folds.identity]), []).append(arm)
+    return tuple(_power(study, arms, results) for arms in groups.values())
+
+
+def _power(study: Study, arms: Sequence[Arm], results: Path) -> Power:
+    folds = arms[0].run.data.fold_count
+    replicate, n, test_share = _replicate(study, arms[0].run.data)
     family = max(1, len(study.file.contrasts))
     refusal = None if replicate == "folds" else too_few(n, family)
     size = detectable_difference(n, level=ALPHA / family, power=POWER, test_share=test_share)
     in_sd = size if np.isfinite(size) and refusal is None else None
     # The rows of earlier trials tell of seeds and folds, of subjects only where each is a fold.
     is_told = replicate != "subjects" or n == folds
-    spread, source = earlier_spread(study, folds, results) if is_told else (None, None)
+    spread, source = earlier_spread(study, arms, results) if is_told else (None, None)
     known = None if in_sd is None or spread is None else in_sd * spread
-    return Power(replicate, n, family, ALPHA / family, in_sd, spread, source, known, refusal)
+    names = tuple(arm.name for arm in arms)
+    return Power(names, replicate, n, family, ALPHA / family, in_sd, spread, source, known, refusal)
 
 
-def _replicate(study: Study, folds: int) -> tuple[Literal["seeds", "subjects", "folds"], int, float]:
+def _replicate(study: Study, data: DataSettings) -> tuple[Literal["seeds", "subjects", "folds"], int, float]:
     """Return what the report is going to count as one difference, their number, and its test share."""
+    folds = data.fold_count
     if folds < 2:
         return "seeds", study.file.confirm.pairs, 0.0
-    data = study.arms[0].run.data
     rows, groups = _tested(data)
     if groups == folds or (groups < rows and study.score == "accuracy"):
         return "subjects", groups, 0.0
@@ -88,15 +100,16 @@ def _tested(data: DataSettings) -> tuple[int, int]:
     return len(rows), len(groups)
 
 
-def earlier_spread(study: Study, folds: int, results: Path) -> tuple[float | None, str | None]:
+def earlier_spread(study: Study, arms: Sequence[Arm], results: Path) -> tuple[float | None, str | None]:
     """Return the sd of paired differences on this data set, and where it is from.
 
     The root mean square over the contrasts, planned or against the baseline, of all earlier studies of this
-    data set with the student modalities and the label fraction of one of our arms; from test rows.
+    data set with the student modalities and the label fraction of one of some arms, in folds if these are;
+    from test rows.
     """
     variances, sources = [], []
     for path in sorted(results.glob("*/compact/trials.parquet")):
-        found = _variances(path, study, folds)
+        found = _variances(path, study, arms)
         variances += found
         sources += [path.parents[1].name] if found else []
     if not variances:
@@ -104,15 +117,21 @@ def earlier_spread(study: Study, folds: int, results: Path) -> tuple[float | Non
     return float(np.sqrt(np.mean(variances))), ", ".join(sources)
 
 
-def _variances(path: Path, study: Study, folds: int) -> list[float]:
+def _variances(path: Path, study: Study, arms: Sequence[Arm]) -> list[float]:
     try:
         row = pq.read_table(path.with_name("studies.parquet")).to_pylist()[-1]
         columns = ["arm", "phase", "fold", "seed_index", "status", "metrics", "config_json", "dataset"]
         trials = pq.read_table(path, columns=columns).to_pylist()
     except (OSError, pa.ArrowException, ValueError, IndexError):
         return []
-    rows = [trial for trial in trials if _counts(trial, study)]
-    if row["score"] != study.score or (len({trial["fold"] for trial in rows}) > 1) != (folds > 1):
+    known = [_replicated(arm.run.data.as_json()) for arm in arms]
+    rows = [
+        trial
+        for trial in trials
+        if (trial["phase"], trial["status"], trial["dataset"]) == ("test", "complete", study.dataset)
+        and _replicated(json.loads(trial["config_json"])["data"]) in known
+    ]
+    if row["score"] != study.score:
         return []
     contrasts = [(one["arm"], one["against"]) for one in json.loads(row["contrasts_json"])]
     pairs = contrasts or [(arm, row["baseline"]) for arm in {trial["arm"] for trial in rows}]
@@ -120,13 +139,10 @@ def _variances(path: Path, study: Study, folds: int) -> list[float]:
     return [float(np.var(found, ddof=1)) for found in differences if len(found) >= FEWEST]
 
 
-def _counts(trial: Mapping[str, Any], study: Study) -> bool:
-    if (trial["phase"], trial["status"], trial["dataset"]) != ("test", "complete", study.dataset):
-        return False
-    data = json.loads(trial["config_json"])["data"]
-    keys = ("student", "options", "label_fraction")
-    ours = [arm.run.data.as_json() for arm in study.arms]
-    return any(all(data[key] == one[key] for key in keys) for one in ours)
+def _replicated(data: Mapping[str, Any]) -> list[Any]:
+    """Return what settings of data share where spreads agree: student, labels, whether there are folds."""
+    is_folded = data["folds"]["scheme"] != "official"
+    return [data["student"], data["options"], data["label_fraction"], is_folded]
 
 
 def _differences(rows: Sequence[Mapping[str, Any]], arm: str, against: str, score: str) -> list[float]:

@@ -1,10 +1,10 @@
 """What a search is asked for: proposals in generations, equally many for every arm."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from mmdistill.records.criterion import CRITERIA
 from mmdistill.records.rows import TrialRow
 from mmdistill.settings import Dimension
 from mmdistill.studies.file import SearchSettings
@@ -89,10 +89,7 @@ def criterion(row: TrialRow, task: Task) -> float | None:
 
     None where there is no finite value: a run that failed or diverged.
     """
-    value = row.metrics.get("log_loss" if task == "classification" else "ccc")
-    if row.status not in {"complete", "pruned"} or value is None or not math.isfinite(value):
-        return None
-    return value if task == "classification" else 1 - value
+    return CRITERIA[task].in_metrics(row.metrics) if row.status in {"complete", "pruned"} else None
 
 
 def past_of(row: TrialRow, parameters: Mapping[str, Any], task: Task) -> Past:

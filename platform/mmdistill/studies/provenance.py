@@ -36,6 +36,8 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
             "frozen": arm.frozen,
             "base": arm.base,
             "change": arm.change,
+            "folds": arm.run.data.folds.scheme,
+            "tuning": arm.run.data.folds.tuning,
             "planned": runs[arm.name].runs,
         }
         for arm in study.arms
@@ -54,7 +56,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         arms_json=json.dumps(arms),
         trials=file.search.trials,
         tuning=_tuning(study),
-        pairs=file.confirm.pairs * study.arms[0].run.data.fold_count,
+        pairs=file.confirm.pairs * max(arm.run.data.fold_count for arm in study.arms),
         seed=file.seed,
         package_version=mmdistill.__version__,
         python=platform.python_version(),
@@ -72,9 +74,9 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
 
 
 def _tuning(study: Study) -> str:
-    """Return where winners were searched; the weakest of the arms', since it stands for all of them."""
-    found = [arm.run.data.folds.tuning for arm in study.arms]
-    return "shared" if "shared" in found else found[0]
+    """Return where the winners of all arms were searched, ``mixed`` where that is not one place."""
+    found = {arm.run.data.folds.tuning for arm in study.arms}
+    return found.pop() if len(found) == 1 else "mixed"
 
 
 def installed(package: str) -> str:

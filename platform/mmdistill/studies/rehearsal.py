@@ -4,19 +4,18 @@ The rules of a study stand in its protocol alone; whatever a plan counts, it cou
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
-from mmdistill.pipeline.order import Lane, Order
+from mmdistill.pipeline.execute import failed_final
+from mmdistill.pipeline.order import Order
 from mmdistill.records.finals import Final
-from mmdistill.records.rows import TrialRow
 from mmdistill.settings import Choice, Dimension
 from mmdistill.studies.protocol import ProposalRequest, State, StudyProtocol
 from mmdistill.studies.study import Study
 
 NOTHING = State(decisions={}, finals={}, selections=())
 _SCORES = {"log_loss": 1.0, "accuracy": 0.5, "ccc": 0.5}
-_TIME = datetime.fromtimestamp(0, UTC)
 
 
 def rehearse(
@@ -59,34 +58,7 @@ def _middle(space: Mapping[str, Dimension], number: int) -> dict[str, Any]:
 
 
 def _made_up(order: Order) -> Final:
-    return Final(order.order_id, order.kind, trials=[_row(order, lane) for lane in order.lanes])
-
-
-def _row(order: Order, lane: Lane) -> TrialRow:
-    return TrialRow(
-        trial_id=lane.trial_id,
-        order_id=order.order_id,
-        arm=lane.arm,
-        phase=lane.phase,
-        number=lane.number,
-        seed_index=lane.seed_index,
-        seed=lane.run.seed,
-        fold=lane.run.fold,
-        pair_id=lane.pair_id,
-        status="complete",
-        split="test" if order.kind == "test" else "validation",
-        metrics=_SCORES,
-        parameters=lane.parameters,
-        config_json="",
-        run_digest="",
-        dataset=lane.run.data.dataset,
-        teachers=list(lane.run.networks()),
-        selection={},
-        cpu_s=0.0,
-        stage_cpu_s=0.0,
-        lanes=len(order.lanes),
-        device="",
-        host="",
-        started_at=_TIME,
-        ended_at=_TIME,
-    )
+    """Return the rows of an order as if every run of it had completed."""
+    final = failed_final(order, "")
+    trials = [replace(row, status="complete", metrics=_SCORES, error=None) for row in final.trials]
+    return replace(final, trials=trials)

@@ -27,6 +27,7 @@ from mmdistill.terms.base import Task
 # A failed order is tried again this often before it is written down as failed.
 RETRIES = 2
 DIED = "its process died, perhaps out of memory"
+GIVEN_UP = "given up"
 SHOWN_METRICS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss", "ace", "macro_f1", "worst_class_accuracy"),
     "regression": ("ccc", "rmse"),
@@ -81,11 +82,12 @@ class Session:
                 self._open_test(order)
         return orders
 
-    def ended(self, order: Order, outcome: str) -> None:
-        """Take note that an order ended.
+    def ended(self, order: Order, outcome: str) -> str:
+        """Take note that an order ended, and return what became of it.
 
         One that failed too often in this session is written down as failed, and one whose process was
-        ``lost`` at once: the executor has started it again before it says so.
+        ``lost`` at once: the executor has started it again before it says so. Either is ``given up``; any
+        other outcome is returned as it is.
 
         Raises:
             StudyError: if the disk failed it (``storage``): that says nothing about the order.
@@ -96,20 +98,18 @@ class Session:
             raise StudyError(self._disk(order))
         self._failures[order.order_id] += outcome == "failed"
         if outcome == "lost" or self._failures[order.order_id] > RETRIES:
-            self.folder.put_final(failed_final(order, self._reason(order) or DIED))
+            self.folder.put_final(failed_final(order, why_failed(self.folder, order.order_id)))
             self.failed.append(order.title)
+            outcome = GIVEN_UP
         self._ended, self._step = (self._ended or set()) | {order.order_id}, None
         if self.folder.has_final(order.order_id) and order.lanes:
             # The event files are a view, written again by the next run: they must not end this one.
             with contextlib.suppress(OSError):
                 self._show(self.folder.final(order.order_id, whole=True))
-
-    def _reason(self, order: Order) -> str | None:
-        errors = [attempt.error for attempt in self.folder.attempts(order.order_id)]
-        return next((error for error in reversed(errors) if error), None)
+        return outcome
 
     def _disk(self, order: Order) -> str:
-        reason = self._reason(order) or "it could not even be noted what failed"
+        reason = why_failed(self.folder, order.order_id, "it could not even be noted what failed")
         return (
             f"{self.folder.root}: the disk failed {order.title!r} ({reason}); nothing finished is lost, "
             "and once the disk is mended the same command resumes"
@@ -134,6 +134,8 @@ class Session:
                 self._selections.append(self.folder.put_selection(step.selection)[1])
             if step.agenda is not None:
                 self._step = step
+                # What the protocol needs of the results it has; the rows stay on disk.
+                self.folder.forget()
         return self._step
 
     def _open_test(self, order: Order) -> None:
@@ -200,6 +202,12 @@ class _Finals(Mapping[str, Final]):
 
     def __len__(self) -> int:
         return len(self._folder.final_ids())
+
+
+def why_failed(folder: StudyFolder, order_id: str, otherwise: str = DIED) -> str:
+    """Return what the last attempt at an order that noted an error noted, ``otherwise`` if none did."""
+    errors = [attempt.error for attempt in folder.attempts(order_id)]
+    return next((error for error in reversed(errors) if error), otherwise)
 
 
 def arm_revisions(folder: StudyFolder) -> dict[str, int]:

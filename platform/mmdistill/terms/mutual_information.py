@@ -4,20 +4,20 @@ Axes: K lanes, B batch, D width.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmdistill.losses.contrastive import infonce, log_mean_score, nce
+from mmdistill.losses.base import unit_rows
+from mmdistill.losses.contrastive import infonce
+from mmdistill.losses.noise_contrastive import nce, normaliser
 from mmdistill.models.lanes import LaneLinear
 from mmdistill.models.network import Outputs
 from mmdistill.settings import Tunable
 from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Labels, Shapes, TermSettings, TermValue, require
-
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class InformationSettings(TermSettings):
@@ -25,7 +25,8 @@ class InformationSettings(TermSettings):
 
     ``critic``: symmetric ``infonce``, or ``nce`` as in CRD. ``normaliser`` of ``nce``: the mean score of the
     first batch for ever, or that times a learned factor. The negatives are the other rows of the batch;
-    ``exclude_same_class`` leaves out those known to be of the same class.
+    ``exclude_same_class`` leaves out those known to be of the same class. (The term
+    ``contrastive`` has a memory bank.)
     """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.3
@@ -48,53 +49,49 @@ class _Information(AbstractTerm[InformationSettings]):
         "AMID, arXiv 2306.07646, equation 6; critics inferred: InfoNCE (van den Oord et al. 2018), "
         "NCE with a constant normaliser (CRD, Tian et al. 2020)"
     )
-    log_normaliser_K: Tensor
+    normaliser_K: Tensor
 
     def _build(self, teacher: int, other: int, seeds: Sequence[int], role: str) -> None:
         self.project_teacher = LaneLinear(teacher, self.shared.width, seeds, f"{role}.teacher")
         self.project_other = LaneLinear(other, self.shared.width, seeds, f"{role}.other")
         if self.shared.critic == "nce":
-            # Not a number until the first batch was seen.
-            self.register_buffer("log_normaliser_K", torch.full((len(seeds),), math.nan))
+            # 0 until the first batch has been seen.
+            self.register_buffer("normaliser_K", torch.zeros(len(seeds)))
             if self.shared.normaliser == "learned":
-                self.shift_K = nn.Parameter(torch.zeros(len(seeds)))
+                self.log_factor_K = nn.Parameter(torch.zeros(len(seeds)))
 
     def _contrast(self, teacher: Outputs, other_KBD: Tensor, labels: Labels | None) -> TermValue:
         teacher_KBD = teacher.features_KBD if self.shared.teacher_gradient else teacher.features_KBD.detach()
         other, target = self.project_other(other_KBD), self.project_teacher(teacher_KBD)
-        negatives_KBB = self._negatives(labels)
         temperature_K, rows = self.per_lane("temperature", other_KBD), other_KBD.shape[1]
+        classes_KB = self._classes(labels)
         details: dict[str, Tensor] = {}
         if self.shared.critic == "infonce":
-            value_K = infonce(other, target, temperature=temperature_K, negatives_LBB=negatives_KBB)
+            value_K = infonce(other, target, temperature=temperature_K, labels_LB=classes_KB)
         else:
-            log_K = self._log_normaliser(other, target, temperature_K)
-            details["log_normaliser"], rows = log_K.detach(), rows - 1
-            value_K = nce(
-                other, target, temperature=temperature_K, log_normaliser=log_K, negatives_LBB=negatives_KBB
-            )
+            Z_K = self._normaliser(other, target, temperature_K)
+            details["normaliser"], rows = Z_K.detach(), rows - 1
+            # Z is the mean score times the size of the data set, which therefore drops out.
+            value_K = nce(other, target, n_data=1, Z=Z_K, temperature=temperature_K, labels_LB=classes_KB)
         # With negatives of the own class left out it is no bound of I, and must not be called one.
-        name = "bound" if negatives_KBB is None else "not_a_bound"
+        name = "bound" if classes_KB is None else "not_a_bound"
         return TermValue(value_K, details | {name: math.log(rows) - value_K.detach()})
 
-    def _negatives(self, labels: Labels | None) -> Tensor | None:
+    def _classes(self, labels: Labels | None) -> Tensor | None:
+        """Return classes whose members are no negatives of each other; a row without a label is alone."""
         if not self.shared.exclude_same_class or self.task == "regression":
             return None
         value_KB, known_KB = require(labels, "label")
-        is_known_KBB = known_KB[:, :, None] & known_KB[:, None, :]
-        return ~((value_KB[:, :, None] == value_KB[:, None, :]) & is_known_KBB)
+        alone_B = -1 - torch.arange(known_KB.shape[1], device=known_KB.device)
+        return torch.where(known_KB, value_KB, alone_B)
 
-    @torch.no_grad()
-    def _freeze(self, other_KBD: Tensor, target_KBD: Tensor, temperature_K: Tensor) -> None:
-        fresh_K = log_mean_score(other_KBD, target_KBD, temperature_K)
-        held_K = self.log_normaliser_K
-        self.log_normaliser_K = torch.where(held_K.isnan(), fresh_K, held_K)
-
-    def _log_normaliser(self, other_KBD: Tensor, target_KBD: Tensor, temperature_K: Tensor) -> Tensor:
-        self._freeze(other_KBD, target_KBD, temperature_K)
+    def _normaliser(self, other_KBD: Tensor, target_KBD: Tensor, temperature_K: Tensor) -> Tensor:
+        similarity_KBB = unit_rows(other_KBD) @ unit_rows(target_KBD).mT
+        first_K = normaliser(similarity_KBB, n_data=1, temperature=temperature_K)
+        self.normaliser_K = torch.where(self.normaliser_K > 0, self.normaliser_K, first_K)
         if self.shared.normaliser == "learned":
-            return self.log_normaliser_K + self.shift_K
-        return self.log_normaliser_K
+            return self.normaliser_K * self.log_factor_K.exp()
+        return self.normaliser_K
 
 
 @TERMS.register("mutual_information")

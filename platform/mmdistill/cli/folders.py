@@ -1,0 +1,42 @@
+"""The folders that a study is written into: whether they can take it."""
+
+from pathlib import Path
+
+from mmdistill.cli.reading import readable
+from mmdistill.errors import InputError, Problem
+
+# What a driver that was killed at once leaves in a folder that holds no study yet.
+_LEFT_BEHIND = {"study.toml", "lease", "cache"}
+
+
+def study_folder(output: Path | None, name: str) -> Path:
+    """Return the folder of a study, ``results/<name>`` by default; it need not be there.
+
+    Raises:
+        InputError: if it holds something else, or is a file.
+    """
+    root = _folder(output or Path("results") / name)
+    if root.is_dir() and not (root / "study.json").exists():
+        foreign = sorted(
+            path.name for path in root.iterdir() if path.name not in _LEFT_BEHIND and path.suffix != ".tmp"
+        )
+        if foreign:
+            rule = f"the folder holds no study, but {foreign[0]!r}"
+            raise InputError([Problem(str(root), rule, "give a new or an empty folder as --output")])
+    return root
+
+
+def cache_folder(cache: Path | None, root: Path) -> Path:
+    """Return the folder of the stage cache, ``cache`` in that of the study by default.
+
+    Raises:
+        InputError: if it is a file.
+    """
+    return root / "cache" if cache is None else _folder(cache)
+
+
+def _folder(path: Path) -> Path:
+    """Return a path that is a folder or can become one."""
+    if readable(path).exists() and not path.is_dir():
+        raise InputError([Problem(str(path), "this is not a folder", "give another one")])
+    return path
