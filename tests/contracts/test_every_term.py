@@ -40,6 +40,8 @@ LEAST = {
 # Terms whose value depends on the order of the rows, and why.
 ORDERED = {
     "correlation": "as RepDistiller codes it, embeddings are compared with those of the next row",
+    "conditional_entropy:form=alice": "what the discriminator judges has noise, drawn row by row",
+    "conditional_entropy:form=cgan": "noise is drawn row by row",
     "contrastive:negatives=bank": "negatives are drawn row by row, and the bank remembers earlier batches",
 }
 EXTREMES = [0.0, 1e-6, 1e-3, 1.0, 1e2, 1e4]

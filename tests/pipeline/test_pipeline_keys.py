@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
 from mmdistill.pipeline.stages import VERSIONS, Pipeline
 from mmdistill.pipeline.studying import cohort_key
-from mmdistill.settings import edited
+from mmdistill.settings import Choice, edited
+from mmdistill.studies.space import is_live
 
 EVERYTHING = {"teacher", "alignment", "teacher_outputs", "student"}
 SET = EVERYTHING - {"teacher"}
@@ -161,6 +162,39 @@ def test_the_auxiliary_counts_where_a_term_asks_for_it(run):
     assert keys(without[0]) == keys(without[1])
 
 
+def test_a_frozen_auxiliary_is_a_stage_before_a_teacher_that_trains_along(run):
+    frozen = {"teachers__auxiliary": "frozen"}
+    before = keys(run("amid", **frozen))
+    alone = keys(run("hinton", teachers__pool=["privileged"]))
+    assert list(before) == ["teacher audio+decoy", "teacher_outputs", "student"]
+    assert before["teacher audio+decoy"] == alone["teacher audio+decoy"]
+    assert before["teacher_outputs"] == alone["teacher_outputs"]
+    assert changed(before, keys(run("amid", **frozen, teachers__task_weight=0.5))) == {"student"}
+    assert changed(before, keys(run("amid", **frozen, teachers__epochs=9))) == {
+        "teacher",
+        "teacher_outputs",
+        "student",
+    }
+    assert keys(run("amid"))["student"] != before["student"]
+    without = {"terms__auxiliary_information__weight": 0.0}
+    assert keys(run("amid", **without, **frozen)) == keys(run("amid", **without))
+    assert keys(run("hinton", **frozen)) == keys(run("hinton"))
+
+
+def test_what_would_go_to_a_frozen_teacher_is_dead(run):
+    frozen = {"teachers__training": "frozen", "terms__auxiliary_information__weight": 0.0}
+    with_it = run("amid", **frozen, terms__mutual_information__teacher_gradient=True)
+    without = run("amid", **frozen, terms__mutual_information__teacher_gradient=False)
+    assert keys(with_it) == keys(without)
+    assert cohort_key(with_it) == cohort_key(without)
+    joint = [run("amid", terms__mutual_information__teacher_gradient=value) for value in (True, False)]
+    assert keys(joint[0]) != keys(joint[1])
+    choice = Choice(choice=(True, False))
+    path = "terms.mutual_information.teacher_gradient"
+    assert not is_live(path, choice, with_it, "classification")
+    assert is_live(path, choice, joint[0], "classification")
+
+
 def test_stages_come_after_what_they_read(run):
     pipeline = Pipeline(run("mt_pkdot"), "data")
     assert [stage.kind for stage in pipeline.teachers] == ["teacher"] * 3
@@ -268,6 +302,16 @@ REFUSED = [
     ("hinton", {"teachers__pool": []}, "terms.softened_logits needs a teacher, and teachers.pool is empty"),
     ("amid", {"teachers__pool": ["each"]}, r"must be the only one, but the pool is \['audio', 'decoy'\]"),
     ("amid", {"teachers__training": "frozen"}, 'an auxiliary network needs `teachers.training = "joint"`'),
+    (
+        "amid",
+        {"teachers__training": "frozen", "teachers__auxiliary": "frozen"},
+        "terms.auxiliary_information has no gradient: teacher and auxiliary are both frozen",
+    ),
+    (
+        "amid",
+        {"teachers__auxiliary": "frozen", "terms__auxiliary_information__teacher_gradient": False},
+        "terms.auxiliary_information moves neither teacher nor auxiliary, which is frozen",
+    ),
     (
         "amid",
         {"teachers__pool": ["student"], "data__privileged": []},

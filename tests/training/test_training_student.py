@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from mmdistill.losses.discrepancy import mmd
 from mmdistill.models.hallucinator import Missing
-from mmdistill.models.network import Network, NetworkSettings
+from mmdistill.models.network import Network, NetworkSettings, Outputs
 from mmdistill.terms import TERMS, Batch, Shapes
 from mmdistill.training.objectives import TensorPart, at_rows, outputs_on
 from mmdistill.training.runtime import LocalRuntime
@@ -113,6 +113,36 @@ def test_a_teacher_that_trains_along_has_a_task_of_its_own(rows):
         n.split(".")[0] for n, _ in mine.modules.named_parameters()
     }
     assert {"criterion", "accuracy", "teacher_log_loss", "teacher_accuracy"} <= set(mine.validation())
+
+
+def test_a_frozen_auxiliary_says_what_it_said_of_each_row_in_the_lanes_that_are_left(rows):
+    said = Outputs(torch.randn(K, N, D), torch.randn(K, N, C))
+    seen = []
+
+    class Look(TERMS["auxiliary_information"]):
+        def forward(self, batch):
+            seen.append(batch.auxiliary)
+            return super().forward(batch)
+
+    kind = Look.settings_type(teacher_gradient=True)
+    term = Look([kind] * K, Shapes(D, D, D, "classification", C), [0, 1])
+    teacher = Network({"a": 4, "b": 4}, C, SIZE, [3, 4])
+    whole = StudentObjective(
+        Network({"a": 4}, C, SIZE, [0, 1]), {"look": term}, rows, torch.zeros(K), LocalRuntime(), None,
+        LiveTeacher(teacher, said, 1.0),
+    )  # fmt: skip
+    found = whole.losses(ROWS_KB)
+    assert set(found.terms) == {"task", "teacher_task", "look"}
+    assert {n.split(".")[0] for n, _ in whole.modules.named_parameters()} == {"student", "terms", "teacher"}
+    for k in range(K):
+        for what, all_rows in zip(seen[0], said, strict=True):
+            assert torch.equal(what[k], all_rows[k, ROWS_KB[k]])
+    left = whole.only(torch.tensor([1]))
+    for module in (left.student, teacher, term):
+        for parameter in module.parameters():
+            parameter.data = parameter.data[1:]
+    left.losses(ROWS_KB[1:])
+    assert torch.equal(seen[1].features_KBD[0], said.features_KBD[1, ROWS_KB[1]])
 
 
 def test_validation_is_the_log_loss_without_smoothing(rows, frozen):

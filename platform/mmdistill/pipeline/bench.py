@@ -56,7 +56,7 @@ class Bench:
         return self._ready([self.pipeline(piece).teacher(name) for piece in pieces], pieces, compute)
 
     def outputs(self, pieces: Sequence[Piece]) -> list[Entry] | None:
-        """Return the teacher outputs of every piece; None where no frozen teacher teaches.
+        """Return the teacher outputs of every piece; None where no network is trained before.
 
         The fact ``total_cpu_s`` is the price of the outputs and of everything below them.
         """
@@ -105,7 +105,7 @@ class Bench:
         return self._ready(stages, pieces, compute)
 
     def _teachers(self, pieces: Sequence[Piece]) -> dict[str, list[Entry]]:
-        return {name: self.teacher(name, pieces) for name in pieces[0].run.networks()}
+        return {name: self.teacher(name, pieces) for name in pieces[0].run.frozen_networks()}
 
     def _first_networks(self, pieces: Sequence[Piece]) -> list[Entry] | None:
         """Return the network each student takes its encoders from; None where they begin anew."""

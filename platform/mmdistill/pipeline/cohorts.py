@@ -49,7 +49,7 @@ def best_lanes(run: RunSettings, concurrent: int) -> int:
 def lane_bytes(run: RunSettings, fold: Fold) -> int:
     """Return an estimate, rather too high, of the memory that one lane of a student's training takes."""
     objective = student_objective([run], made_up_outputs(run, 1, fold), fold, LocalRuntime())
-    network, teachers = run.network, len(run.networks())
+    network, teachers = run.network, len(run.frozen_networks())
     inputs = sum(fold.widths(run.data.student + run.data.privileged).values())
     rows = max(run.batch_size, min(CHUNK, len(fold.validation)))
     streams = len(run.data.student) + (len(run.data.modalities) if run.trains_teacher() else 0)
@@ -79,8 +79,8 @@ def _step(run: RunSettings, fold: Fold, lanes: int) -> Callable[[], object]:
 
 
 def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | None:
-    """Return outputs of teachers that know nothing, per lane; None where no frozen teacher teaches."""
-    names = [] if run.trains_teacher() else list(run.networks())
+    """Return outputs of teachers that know nothing, per lane; None where no network is trained before."""
+    names = list(run.frozen_networks())
     if not names:
         return None
     generator = torch.Generator().manual_seed(0)

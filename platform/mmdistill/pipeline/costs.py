@@ -59,7 +59,7 @@ def student_key(
     }
     networks: Any = len(run.networks())
     if run.trains_teacher():
-        names = [*run.networks(), *(["privileged"] if run.needs_auxiliary() else [])]
+        names = [*run.networks(), *(["privileged"] if run.trains_auxiliary() else [])]
         networks = [_widths(name, run, sizes) for name in names]
     missing = run.missing()
     content = [
@@ -84,7 +84,7 @@ def stage_key(kind: str, name: str, run: RunSettings, sizes: Sizes, stages: int)
         stages: how many pairs share the cohort.
     """
     run = canonical(run)
-    names = [name] if kind == "teacher" else list(run.networks())
+    names = [name] if kind == "teacher" else list(run.frozen_networks())
     content: list[Any] = [
         run.network.as_json(),
         run.teachers.out_of_fold,

@@ -1,6 +1,6 @@
 """The settings of one run, and what they mean for its networks."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -28,11 +28,16 @@ class TeacherSettings(Settings):
 
     ``labels = "permuted"`` is a control: the labelled rows swap their labels at random before teachers,
     their out-of-fold copies and auxiliaries learn them; so do the validation rows that choose their epoch.
+
+    ``training = "joint"``: the teacher trains along with the student. Beside such a one ``auxiliary`` says
+    whether the network on the privileged modalities alone trains along too or is trained before, as a
+    teacher is (both inferred for AMID).
     """
 
     pool: tuple[str, ...] = ()
     labels: Literal["true", "permuted"] = "true"
     training: Literal["frozen", "joint"] = "frozen"
+    auxiliary: Literal["joint", "frozen"] = "joint"
     task_weight: Annotated[float, Field(ge=0)] = 1.0
     epochs: Annotated[int, Field(ge=1)] = 40
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
@@ -178,6 +183,18 @@ class RunSettings(Settings):
         teachers = self.teachers.model_copy(update={"labels": "true"})
         return self.model_copy(update={"teachers": teachers})
 
+    def trains_auxiliary(self) -> bool:
+        """Return whether there is an auxiliary network, and it is trained together with the student."""
+        return self.needs_auxiliary() and self.teachers.auxiliary == "joint"
+
+    def frozen_networks(self) -> dict[str, tuple[str, ...]]:
+        """Return the modalities of each network that is trained before the student, by name."""
+        if not self.trains_teacher():
+            return self.networks()
+        if self.needs_auxiliary() and not self.trains_auxiliary():
+            return {"privileged": network_modalities("privileged", self.data)}
+        return {}
+
 
 def network_modalities(name: str, data: DataSettings) -> tuple[str, ...]:
     """Return the modalities a network of that name sees, in alphabetical order."""
@@ -257,8 +274,7 @@ def _term_problems(run: RunSettings) -> list[str]:
     needy = [name for name in terms if TERMS[name].needs & {"teacher", "pool"}]
     if needy and not run.teachers.pool:
         problems.append(f"terms.{needy[0]} needs a teacher, and teachers.pool is empty")
-    if run.needs_auxiliary() and not run.trains_teacher():
-        problems.append('an auxiliary network needs `teachers.training = "joint"`')
+    problems += _auxiliary_problems(run)
     if run.needs_auxiliary() and not run.data.privileged:
         problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
     pooled = [name for name in terms if "pool" in TERMS[name].needs]
@@ -272,6 +288,27 @@ def _term_problems(run: RunSettings) -> list[str]:
             limit = f"at most {most} with batch_size {run.batch_size}"
             problems.append(f"{path} must be {limit}, but is {value}")
     return problems
+
+
+def _auxiliary_problems(run: RunSettings) -> Iterator[str]:
+    is_frozen = run.teachers.auxiliary == "frozen"
+    for name, settings in run.active_terms().items():
+        if "auxiliary" not in TERMS[name].needs:
+            continue
+        if not run.trains_teacher() and is_frozen:
+            mend = "let one of them train along, or set its weight to 0"
+            yield f"terms.{name} has no gradient: teacher and auxiliary are both frozen ({mend})"
+        elif not run.trains_teacher():
+            yield 'an auxiliary network needs `teachers.training = "joint"`'
+        elif is_frozen and not getattr(settings, "teacher_gradient", True):
+            mend = "set teacher_gradient, or its weight to 0"
+            yield f"terms.{name} moves neither teacher nor auxiliary, which is frozen ({mend})"
+
+
+def dead_fields(run: RunSettings, name: str) -> frozenset[str]:
+    """Return the fields of a term that change nothing in a run."""
+    to_teacher = frozenset() if run.trains_teacher() else frozenset({"teacher_gradient"})
+    return run.terms[name].dead() | (to_teacher & set(type(run.terms[name]).model_fields))
 
 
 def unfit_terms(run: RunSettings, task: Task, classes: int | None) -> list[str]:
@@ -293,13 +330,13 @@ def greatest(run: RunSettings) -> dict[str, int]:
         f"terms.{name}.{field}": most
         for name, settings in run.active_terms().items()
         for field, most in settings.most(run.batch_size).items()
-        if field not in settings.dead()
+        if field not in dead_fields(run, name)
     }
 
 
 def canonical(run: RunSettings) -> RunSettings:
     """Return the run with everything that changes nothing at its default, so that equal runs look equal."""
-    terms = {name: _without_dead(settings) for name, settings in run.active_terms().items()}
+    terms = {n: _without_dead(settings, dead_fields(run, n)) for n, settings in run.active_terms().items()}
     return run.model_copy(
         update={
             "terms": terms,
@@ -328,6 +365,8 @@ def _teachers_that_matter(run: RunSettings) -> TeacherSettings:
     kept: set[str] = set()
     if run.is_taught():
         kept |= {"pool", "labels", "training"} | ({"task_weight"} if run.trains_teacher() else _SCHOOLING)
+        if run.trains_teacher() and run.frozen_networks():
+            kept |= {"auxiliary"} | _SCHOOLING
     if run.student.init != "fresh":
         kept |= _SCHOOLING
     teachers = _only(run.teachers, kept)
@@ -357,18 +396,19 @@ def _live_selection(run: RunSettings) -> set[str]:
     return live
 
 
-def _without_dead(settings: TermSettings) -> TermSettings:
+def _without_dead(settings: TermSettings, dead: frozenset[str]) -> TermSettings:
     defaults = type(settings)()
-    alone = {name: settings.model_copy(update={name: getattr(defaults, name)}) for name in settings.dead()}
+    alone = {name: settings.model_copy(update={name: getattr(defaults, name)}) for name in dead}
     # An infinite value that makes its own field dead to a search still says what the term is.
-    still_dead = [name for name, changed in alone.items() if name in changed.dead()]
+    of_itself = settings.dead()
+    still_dead = [name for name, changed in alone.items() if name not in of_itself - changed.dead()]
     return settings.model_copy(update={name: getattr(defaults, name) for name in still_dead})
 
 
 def live_ranges(run: RunSettings, task: Task) -> dict[str, Range]:
     """Return the declared ranges of the settings that matter in this run, by dotted path."""
     active = run.active_terms()
-    dead = {f"terms.{name}.{field}" for name, settings in active.items() for field in settings.dead()}
+    dead = {f"terms.{name}.{field}" for name in active for field in dead_fields(run, name)}
     dead |= {f"selection.{field}" for field in SelectionSettings.model_fields} - {
         f"selection.{field}" for field in _live_selection(run)
     }

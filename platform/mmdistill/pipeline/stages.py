@@ -71,15 +71,14 @@ class Pipeline:
 
     @cached_property
     def teachers(self) -> tuple[Stage, ...]:
-        """Return a stage per network of the pool; none where the teacher trains along with the student."""
-        if self.run.trains_teacher():
-            return ()
-        return tuple(self.teacher(name) for name in self.run.networks())
+        """Return a stage per network that is trained before the student."""
+        return tuple(self.teacher(name) for name in self.run.frozen_networks())
 
     def teacher(self, name: str) -> Stage:
         """Return the stage that trains the network of that name, with its out-of-fold copies."""
         settings = self.run.teachers.as_json()
-        own = {key: settings[key] for key in settings if key not in {"pool", "training", "task_weight"}}
+        of_students = {"pool", "training", "auxiliary", "task_weight"}
+        own = {key: settings[key] for key in settings if key not in of_students}
         modalities = network_modalities(name, self.run.data)
         own |= {"modalities": list(modalities), "network": self.run.network.as_json()}
         own |= {"batch_size": self.run.batch_size}
@@ -101,13 +100,14 @@ class Pipeline:
 
     @cached_property
     def outputs(self) -> Stage | None:
-        """Return the stage of the frozen teachers' outputs on the training rows."""
+        """Return the stage of the frozen networks' outputs on the training rows."""
         if not self.teachers:
             return None
-        own = {"pool": list(self.run.networks()), **self._context}
+        names = list(self.run.frozen_networks())
+        own = {"pool": names, **self._context}
         own["streams"] = self._missing() if self.run.hallucinates() else []
         upstream = self.teachers if self.alignment is None else (self.alignment,)
-        return Stage("teacher_outputs", ",".join(self.run.networks()), own, upstream)
+        return Stage("teacher_outputs", ",".join(names), own, upstream)
 
     @cached_property
     def student(self) -> Stage:
@@ -116,12 +116,13 @@ class Pipeline:
         # The data is in the context. What frozen teachers are is in the key of their outputs.
         own["data"] = {"student": sorted(self.run.data.student), "missing": self._missing()}
         first = () if self.first_network is None else (self.first_network,)
-        if self.outputs is not None:
+        upstream = () if self.outputs is None else (self.outputs,)
+        if upstream and not self.run.trains_teacher():
             del own["teachers"], own["alignment"]
-            return Stage("student", "student", own | self._context, (self.outputs, *first))
+            return Stage("student", "student", own | self._context, (*upstream, *first))
         own["networks"] = self.run.networks()
         own["auxiliary"] = sorted(self.run.data.privileged) if self.run.needs_auxiliary() else []
-        return Stage("student", "student", own | self._context, first)
+        return Stage("student", "student", own | self._context, (*upstream, *first))
 
     def _missing(self) -> list[str]:
         missing = self.run.missing()

@@ -4,13 +4,14 @@ Axes: K lanes, M teachers, N rows, D width, C outputs.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmdistill.models.network import Network
+from mmdistill.models.network import Network, Outputs
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold
@@ -27,6 +28,8 @@ from mmdistill.training.runtime import Runtime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
 DEGENERATE_SHARE = 0.99
+# A discriminator that is right this often, over this many steps in a row, has nothing left to teach.
+SATURATED_ACCURACY, SATURATED_STEPS = 0.99, 200
 
 
 def cohort_key(run: RunSettings) -> str:
@@ -56,7 +59,7 @@ def train_students(
 
     Args:
         runs: one per lane.
-        outputs: each lane's teacher outputs; None where no frozen teacher teaches.
+        outputs: what each lane's networks that were trained before said; None without any.
         fold: the data without test rows.
         runtime: where this runs.
         race: how the lanes race; by default none is stopped.
@@ -64,17 +67,21 @@ def train_students(
         first: each lane's network whose encoders the student begins with; fresh ones by default.
 
     Returns:
-        per lane the student's weights, and as facts the kept epoch, validation metrics, curves, the share
-        of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race stopped
-        the epochs it trained.
+        per lane the student's weights, and as facts the kept epoch, validation metrics, curves, notes, the
+        share of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race
+        stopped the epochs it trained.
     """
     objective = student_objective(runs, outputs, fold, runtime)
     if first is not None:
         begin_with(objective.student, first)
     race_on = None if race is None else Race(race, objective.only)
-    fitted = fit(objective, student_plan(runs, fold), runtime, race_on, keeper)
+    plan = student_plan(runs, fold)
+    fitted = fit(objective, plan, runtime, race_on, keeper)
     metrics = evaluate(objective.student, fold, fold.arrays.validation, fold.validation, len(runs))
-    return [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+    entries = [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+    for entry in entries:
+        entry.facts["notes"] = saturated_notes(entry.facts["curves"], plan.steps)
+    return entries
 
 
 def student_plan(runs: Sequence[RunSettings], fold: Fold) -> Plan:
@@ -111,7 +118,7 @@ def _means(curves: dict[str, list[float]], epoch: int) -> dict[str, float]:
     converged = curves.get("detail/transport/converged")
     if converged:
         found["transport_unconverged"] = 1 - sum(converged) / len(converged)
-    for score in ("accuracy", "log_loss", "ccc"):
+    for score in ("accuracy", "log_loss", "ccc", "auxiliary_r2"):
         if f"validation/teacher_{score}" in curves:
             found[f"teacher_{score}"] = curves[f"validation/teacher_{score}"][epoch]
     return found
@@ -129,6 +136,19 @@ def degenerate_notes(run: RunSettings, shares: Mapping[str, float]) -> list[str]
     return [
         f"selection degenerate: equals fixed:{n}" for n, share in shares.items() if share > DEGENERATE_SHARE
     ]
+
+
+def saturated_notes(curves: Mapping[str, Sequence[float]], steps: int) -> list[str]:
+    """Return the stamp of a run whose discriminator won for good; none where it did not, or there is none.
+
+    Args:
+        curves: means over each epoch.
+        steps: of an epoch.
+    """
+    accuracies = [values for name, values in curves.items() if name.endswith("/discriminator_accuracy")]
+    won = [[value > SATURATED_ACCURACY for value in values] for values in accuracies]
+    longest = max((len(list(run)) for flags in won for is_won, run in groupby(flags) if is_won), default=0)
+    return ["adversary saturated"] if longest * steps >= SATURATED_STEPS else []
 
 
 def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:
@@ -153,8 +173,8 @@ def student_objective(
     run = runs[0]
     labelled = [torch.from_numpy(fold.labelled(r.data.label_fraction, r.seed)) for r in runs]
     rows = Rows(fold.train, fold.validation, torch.stack(labelled).to(fold.device), fold.task)
-    frozen = None if outputs is None else _frozen(runs, outputs, rows)
-    live = _live(runs, fold) if run.trains_teacher() else None
+    live = _live(runs, outputs, fold) if run.trains_teacher() else None
+    frozen = None if outputs is None or live is not None else _frozen(runs, outputs, rows)
     width = run.network.width
     names = () if frozen is None else frozen.names
     shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
@@ -220,11 +240,15 @@ def _row_losses(logits_KMNC: Tensor, rows: Rows) -> Tensor:
     return losses.view(logits_KMNC.shape[:-1])
 
 
-def _live(runs: Sequence[RunSettings], fold: Fold) -> LiveTeacher:
+def _live(runs: Sequence[RunSettings], outputs: Sequence[Entry] | None, fold: Fold) -> LiveTeacher:
     run = runs[0]
     (name,) = run.networks()
     teacher = _fresh(runs, fold, name, "live teacher")
-    auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.needs_auxiliary() else None
+    auxiliary: Network | Outputs | None
+    auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.trains_auxiliary() else None
+    if outputs is not None:
+        said = (torch.stack([entry.tensors[n][0] for entry in outputs]) for n in ("features", "logits"))
+        auxiliary = Outputs(*(x.to(fold.device) for x in said))
     source_KN = taught_parts(runs, fold)[0].source_KN
     return LiveTeacher(teacher, auxiliary, run.teachers.task_weight, source_KN)
 

@@ -216,9 +216,9 @@ def _held_out(logits_KNC: Tensor, inner_N: npt.NDArray[np.int64], first: int) ->
 def _loaded(
     runs: Sequence[RunSettings], teachers: Mapping[str, Sequence[Entry]], fold: Fold
 ) -> dict[str, Network]:
-    """Return the networks of all runs' pools, every variant of every run a lane."""
+    """Return the networks trained before the students of all runs, every variant of every run a lane."""
     run, found = runs[0], {}
-    for name, modalities in run.networks().items():
+    for name, modalities in run.frozen_networks().items():
         lanes = len(runs) * (run.teachers.out_of_fold + 1)
         network = Network(fold.widths(modalities), fold.outputs, run.network, [0] * lanes)
         load_lanes(network, [entry.tensors for entry in teachers[name]])

@@ -7,13 +7,16 @@ domains, so that the HParams page has columns before the first trial ends. Final
 
 import itertools
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -62,19 +65,43 @@ def write_trial_events(
 
 
 def write_experiment_events(
-    folder: Path, domains: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
+    folder: Path,
+    domains: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[str],
+    charts: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write the searched domains and the metrics for the HParams page, at the root of the tree.
+    """Write the domains and metrics for the HParams page and the charts of several curves.
+
+    All of it goes to the root of the tree.
 
     Args:
         folder: the root of the tree.
         domains: by name of a column, ``{"low": ..., "high": ...}`` or ``{"choice": [...]}``; alternatives
             that are not all texts, all booleans or all numbers are shown as texts (JSON where they are none).
         metrics: names under which the trials write their final metrics.
+        charts: by title the names of curves that the page Custom Scalars shows together.
     """
     hparams = [summary_v2.HParam(name, _domain(domain)) for name, domain in domains.items()]
     shown = [summary_v2.Metric(_FINAL + name, display_name=name) for name in metrics]
-    _write(folder, [_event(summary_v2.hparams_config_pb(hparams, shown))])
+    summaries = [summary_v2.hparams_config_pb(hparams, shown), *([_layout(charts)] if charts else [])]
+    _write(folder, [_event(summary) for summary in summaries])
+
+
+def _layout(charts: Mapping[str, Sequence[str]]) -> summary_pb2.Summary:
+    drawn = [
+        layout_pb2.Chart(
+            title=title,
+            multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(name)}$" for name in names]),
+        )
+        for title, names in charts.items()
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="Together", chart=drawn)])
+    value = summary_pb2.Summary.Value(
+        tag=custom_scalars.CONFIG_SUMMARY_TAG,
+        metadata=custom_scalars.create_summary_metadata(),
+        tensor=tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]),
+    )
+    return summary_pb2.Summary(value=[value])
 
 
 def _domain(domain: Mapping[str, Any]) -> summary_v2.Domain:

@@ -114,6 +114,6 @@ def _first_run(order: Order) -> RunSettings:
 
 def _taught(run: RunSettings) -> tuple[str, ...]:
     """Return the networks a run would train before its student."""
-    taught = run.is_taught() and not run.trains_teacher()
+    taught = tuple(run.frozen_networks()) if run.is_taught() else ()
     first = ("student",) if run.first_network() is not None else ()
-    return (*first, *run.networks()) if taught else first
+    return (*first, *taught)

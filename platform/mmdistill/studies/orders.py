@@ -192,7 +192,7 @@ class OrderBook:
         most = self.study.lanes
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
-            names = list(canonical(run).networks())
+            names = list(canonical(run).frozen_networks())
             teachers = [self._stages_order(run, phase, "teacher", name, some) for name in names]
             first = run.first_network()
             if first is not None:

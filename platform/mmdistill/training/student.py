@@ -25,6 +25,7 @@ from mmdistill.training.objectives import (
     outputs_on,
     task_loss,
 )
+from mmdistill.training.probe import input_r2
 from mmdistill.training.runtime import Runtime
 
 Policy = Literal["sample", "batch", "mean", "weighted", "fixed"]
@@ -151,17 +152,21 @@ class Rows:
 class LiveTeacher:
     """A teacher (and an auxiliary) that trains along with the student on its own task loss.
 
-    ``source_KN`` tells from which row each row takes the label they learn; None for its own.
+    ``source_KN`` tells from which row each row takes the label they learn; None for its own. A frozen
+    auxiliary is what it said about every training row, features_KND and logits_KNC.
     """
 
     teacher: Network
-    auxiliary: Network | None
+    auxiliary: Network | Outputs | None
     task_weight: float
     source_KN: Tensor | None = None
 
     def only(self, lanes: Tensor) -> "LiveTeacher":
-        """Return the labels of some lanes; the networks are narrowed where their parameters are held."""
-        return self if self.source_KN is None else replace(self, source_KN=self.source_KN[lanes])
+        """Return labels and outputs of some lanes; networks are narrowed where their parameters are held."""
+        source_KN = None if self.source_KN is None else self.source_KN[lanes]
+        said = self.auxiliary
+        auxiliary = Outputs(*(x[lanes] for x in said)) if isinstance(said, Outputs) else said
+        return replace(self, auxiliary=auxiliary, source_KN=source_KN)
 
 
 class StudentObjective:
@@ -193,7 +198,7 @@ class StudentObjective:
         parts: dict[str, nn.Module] = {"student": student, "terms": nn.ModuleDict(terms)}
         if live is not None:
             parts["teacher"] = live.teacher
-            if live.auxiliary is not None:
+            if isinstance(live.auxiliary, Network):
                 parts["auxiliary"] = live.auxiliary
         self.modules: nn.Module = nn.ModuleDict(parts)
 
@@ -249,7 +254,11 @@ class StudentObjective:
         return Losses(total, values, details)
 
     def validation(self) -> dict[str, Tensor]:
-        """Return the student's criterion and score on the validation rows, and the live teacher's score."""
+        """Return the student's criterion and score on the validation rows, and about the live teacher.
+
+        Of that one its score, and ``teacher_auxiliary_r2``: how much of the inputs that the student does not
+        see a linear map of its features tells.
+        """
         part, lanes = self._rows.validation, len(self._smoothing_K)
         seen = criterion(self._rows.task, outputs_on(self.student, part, lanes).logits_KBC, part.labels)
         if self._live is not None:
@@ -257,6 +266,10 @@ class StudentObjective:
                 self._rows.task, outputs_on(self._live.teacher, part, lanes).logits_KBC, part.labels
             )
             seen |= {f"teacher_{name}": value for name, value in teacher.items() if name != "criterion"}
+            hidden = tuple(n for n in self._live.teacher.modalities if n not in self.student.modalities)
+            if hidden:
+                parts = (self._rows.train, part)
+                seen["teacher_auxiliary_r2"] = input_r2(self._live.teacher, hidden, parts)
         return seen
 
     def _run(self, network: Network, rows_KB: Tensor) -> Outputs:
@@ -292,6 +305,9 @@ class StudentObjective:
         losses = {"teacher_task": self._task(teacher, labels, labelled_KB)}
         if live.auxiliary is None:
             return teacher, None, losses
+        if isinstance(live.auxiliary, Outputs):
+            lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+            return teacher, Outputs(*(x[lanes, rows_KB] for x in live.auxiliary)), losses
         auxiliary = self._run(live.auxiliary, rows_KB)
         return teacher, auxiliary, losses | {"auxiliary_task": self._task(auxiliary, labels, labelled_KB)}
 

@@ -60,6 +60,20 @@ def identity_coupling(run: RunSettings) -> Control:
     return Control({"terms.transport.coupling": "identity"}, "every sample paired with itself")
 
 
+def doubled_information(run: RunSettings) -> Control:
+    """Return the method with I(T;S) twice in place of the conditional entropy.
+
+    I(T;S) - H(T|S) = H(T) - 2 H(T|S): leaving the second term out also halves what is said of the first.
+    The doubled weight is fixed, not searched.
+    """
+    information = run.active_terms().get("mutual_information")
+    if information is None or "conditional_entropy" not in run.active_terms():
+        return _refused("it has not both terms, mutual_information and conditional_entropy")
+    doubled = 2 * information.weight
+    edits = {"terms.mutual_information.weight": doubled, "terms.conditional_entropy.weight": 0.0}
+    return Control(edits, f"I(T;S) of weight {doubled:g} in place of H(T|S)")
+
+
 def supervised(run: RunSettings) -> Control:
     """Return the student alone on the same rows with all their labels: labels in place of teachers."""
     if run.data.label_fraction == 1:
@@ -73,6 +87,7 @@ CONTROLS: dict[str, Callable[[RunSettings], Control]] = {
     "same_modality": same_modality,
     "permuted_teacher": permuted_teacher,
     "identity_coupling": identity_coupling,
+    "doubled_information": doubled_information,
     "supervised": supervised,
 }
 
