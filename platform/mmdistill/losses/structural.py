@@ -70,9 +70,9 @@ def structural_transport(
     """Return the transport between the two similarity structures, and how it was solved.
 
     With C = 1/2 ||x - y||^2 between the points of :func:`~mmdistill.losses.anchors.structural_points` and
-    OT_eps = min <P, C> + eps KL(P || a x b): OT_eps(X, Y) - 1/2 OT_eps(X, X) - 1/2 OT_eps(Y, Y) (MT-PKDOT, released code;
-    Feydy et al., 2019), or another ``objective``. The gradient is that of the optimal value. A lane with
-    features that are not finite gives NaN and does not disturb the others.
+    OT_eps = min <P, C> + eps KL(P || a x b): OT_eps(X, Y) - 1/2 OT_eps(X, X) - 1/2 OT_eps(Y, Y) (MT-PKDOT,
+    released code; Feydy et al., 2019), or another ``objective``. The gradient is that of the optimal value. A
+    lane with features that are not finite gives NaN and does not disturb the others.
 
     Args:
         student_LBD: features.
