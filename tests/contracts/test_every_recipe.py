@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import execute
 from mmdistill.pipeline.order import Lane, Order
 from mmdistill.pipeline.recipe import FOLDER, recipe, recipes
-from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
+from mmdistill.pipeline.run import RunSettings, canonical, live_ranges, unfit_terms
 from mmdistill.settings import merged
+from mmdistill.terms import TERMS
 from mmdistill.training.runtime import LocalRuntime
 
 BASE = {
@@ -30,6 +32,7 @@ BASE = {
     "alignment": {"epochs": 2},
     "epochs": 2,
 }
+ROOT = Path(__file__).parents[2]
 torch.set_num_threads(1)
 
 
@@ -41,6 +44,11 @@ def name(request):
 def run_of(name, **data):
     tree = merged(merged(BASE, {"data": data}), recipes()[name].run)
     return RunSettings.model_validate(tree)
+
+
+def skip_unless_it_is_for(task, run):
+    if unfit_terms(run, task, 10):
+        pytest.skip(f"this recipe is not defined for {task}")
 
 
 def executed(run, root):
@@ -82,6 +90,20 @@ def test_says_where_it_comes_from(name):
     assert found.provenance.split()[0].rstrip(",") in {"published", "control", "inferred"}
 
 
+def test_what_is_inferred_is_listed_one_choice_at_a_time(name):
+    found = recipes()[name]
+    assert all(choice.strip() and choice[-1] != "." for choice in found.inferred)
+    assert len(set(found.inferred)) == len(found.inferred)
+    if "nferred" in found.provenance + found.note:
+        assert found.inferred
+
+
+def test_is_an_arm_of_the_study_of_all_recipes(name):
+    arms = tomllib.loads((ROOT / "search_spaces" / "recipes_digits.toml").read_text("utf-8"))["arms"]
+    for_digits = not unfit_terms(run_of(name), "classification", 10)
+    assert arms.count({"name": name, "recipe": name}) == for_digits
+
+
 def test_is_looked_up_by_the_name_of_its_file(name):
     assert recipe(name, "here") == recipes()[name]
     assert tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))["title"] == recipes()[name].title
@@ -109,6 +131,7 @@ def test_no_two_recipes_are_the_same():
 
 def test_runs_and_measures(name, tmp_path):
     run = run_of(name)
+    skip_unless_it_is_for("classification", run)
     final = executed(run, tmp_path)
     (trial,) = final.trials
     assert (trial.status, trial.error) == ("complete", None)
@@ -124,8 +147,20 @@ def test_runs_and_measures(name, tmp_path):
         assert trial.selection == {}
 
 
+@pytest.mark.parametrize("training", ["frozen", "joint"])
+def test_all_terms_go_together(training, tmp_path):
+    unmet = {"auxiliary"} if training == "frozen" else {"pool"}
+    names = [n for n, term in TERMS.items() if "classification" in term.tasks and not term.needs & unmet]
+    teachers = BASE["teachers"] | {"pool": ["joint"], "training": training}
+    run = RunSettings.model_validate(BASE | {"teachers": teachers, "terms": {n: {} for n in names}})
+    final = executed(run, tmp_path)
+    assert [trial.status for trial in final.trials] == ["complete"]
+    assert {f"term/{name}" for name in names} <= {row.name for row in final.epochs}
+
+
 def test_runs_on_a_regression(name, regression, tmp_path):
     run = run_of(name, dataset=regression, student=["a"], privileged=["b"], label_fraction=0.5)
+    skip_unless_it_is_for("regression", run)
     (trial,) = executed(run, tmp_path).trials
     assert trial.status == "complete"
     assert {"ccc", "rmse", "ccc_valence", "pearson_arousal", "rmse_arousal"} <= set(trial.metrics)

@@ -1,9 +1,13 @@
 """A student's objective: the task on labelled rows plus weighted terms on every row."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
+from mmdistill.losses.discrepancy import mmd
+from mmdistill.models.hallucinator import Missing
 from mmdistill.models.network import Network, NetworkSettings
 from mmdistill.terms import TERMS, Batch, Shapes
 from mmdistill.training.objectives import TensorPart, at_rows, outputs_on
@@ -128,3 +132,31 @@ def test_a_large_part_goes_through_in_pieces(rows, monkeypatch):
     pieces = outputs_on(student, rows.train, K)
     torch.testing.assert_close(whole.logits_KBC, pieces.logits_KBC)
     torch.testing.assert_close(whole.features_KBD, pieces.features_KBD)
+
+
+def test_the_task_of_the_student_has_a_weight(rows, frozen):
+    student = Network({"a": 4}, C, SIZE, [1, 2])
+    mine = StudentObjective(
+        student, terms(), rows, torch.zeros(K), LocalRuntime(), frozen, task_weight=0.8
+    ).only(torch.arange(K))
+    found = mine.losses(ROWS_KB)
+    weighted = sum(torch.tensor(w) * found.terms[name] for name, w in WEIGHTS.items())
+    torch.testing.assert_close(found.total_K, 0.8 * found.terms["task"] + weighted)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mmd"])
+def test_hallucinated_features_go_to_the_teachers(rows, frozen, loss):
+    streams = torch.randn(K, 2, N, D, generator=torch.Generator().manual_seed(7))
+    student = Network({"a": 4}, C, SIZE, [1, 2], Missing("linear", ("b", "c")))
+    taught = replace(frozen, streams_KSND=streams)
+    mine = StudentObjective(
+        student, terms(), rows, torch.zeros(K), LocalRuntime(), taught, hallucination=loss
+    ).only(torch.arange(K))
+    found = mine.losses(ROWS_KB)
+    _, missing = student.with_missing(at_rows(rows.train.inputs, ("a",), ROWS_KB))
+    for k in range(K):
+        pairs = [(missing[s][k], streams[k, s, ROWS_KB[k]]) for s in range(2)]
+        expected = sum(mse_loss(*pair) if loss == "mse" else mmd(*pair) for pair in pairs)
+        torch.testing.assert_close(found.terms["hallucination"][k], expected)
+    weighted = sum(torch.tensor(w) * found.terms[name] for name, w in WEIGHTS.items())
+    torch.testing.assert_close(found.total_K, found.terms["task"] + weighted + found.terms["hallucination"])

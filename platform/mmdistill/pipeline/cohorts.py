@@ -53,6 +53,7 @@ def lane_bytes(run: RunSettings, fold: Fold) -> int:
     inputs = sum(fold.widths(run.data.student + run.data.privileged).values())
     rows = max(run.batch_size, min(CHUNK, len(fold.validation)))
     streams = len(run.data.student) + (len(run.data.modalities) if run.trains_teacher() else 0)
+    streams += 2 * len(objective.student.hallucinators)
     values = COPIES * parameters_per_lane(objective.modules)
     values += 2 * teachers * len(fold.train) * (network.width + 2 * fold.outputs)
     values += rows * (inputs + ACTIVATIONS * network.width * network.depth * (streams + 1))
@@ -86,4 +87,8 @@ def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | N
     widths = {"features": run.network.width, "logits": fold.outputs, "held_out": fold.outputs}
     rows = (len(names), len(fold.train))
     tensors = {name: torch.randn(*rows, width, generator=generator) for name, width in widths.items()}
+    missing = run.missing()
+    if run.hallucinates() and missing is not None:
+        shape = (len(missing.modalities), len(fold.train), run.network.width)
+        tensors["streams"] = torch.randn(*shape, generator=generator)
     return [Entry(tensors, {"teachers": names})] * lanes

@@ -205,7 +205,7 @@ def _trial(
         dataset=lane.run.data.dataset,
         teachers=list(run.networks()),
         selection=shares,
-        note="; ".join([*degenerate_notes(shares), *taught.get("notes", [])]) or None,
+        note="; ".join([*degenerate_notes(run, shares), *taught.get("notes", [])]) or None,
         cpu_s=facts.get("cpu_s", 0.0),
         stage_cpu_s=taught.get("total_cpu_s", 0.0),
         lanes=facts.get("lanes", len(order.lanes)),

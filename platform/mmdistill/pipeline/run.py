@@ -1,16 +1,20 @@
 """The settings of one run, and what they mean for its networks."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from mmdistill.data.opening import DataSettings
+from mmdistill.models.hallucinator import HallucinatorKind, Missing
 from mmdistill.models.network import NetworkSettings
 from mmdistill.registry import unknown_name
-from mmdistill.settings import Range, Settings, declared_ranges
+from mmdistill.settings import Range, Settings, Tunable, declared_ranges
 from mmdistill.terms import TERMS, TermSettings
 from mmdistill.terms.base import Task
+from mmdistill.training.objectives import AlignmentLossKind
 from mmdistill.training.optimiser import OptimiserSettings
+from mmdistill.training.student import HallucinationLoss, Policy, RegressionEvidence
 
 RESERVED = ("each", "joint", "student", "privileged")
 
@@ -38,9 +42,20 @@ class TeacherSettings(Settings):
 
 
 class AlignmentSettings(Settings):
-    """Self-distillation between the teachers before they teach (MT-PKDOT, equation 1)."""
+    """Self-distillation between the teachers before they teach (MT-PKDOT, equation 1).
 
-    kind: Literal["none", "adapters"] = "none"
+    ``adapters`` pulls what an adapter makes of each other teacher's features to the joint teacher's; ``raw``
+    has no adapters: only the joint teacher's fusion and the heads move. The losses: ``cosine`` is the
+    published one, ``mmd`` (five Gaussian kernels) and ``mse`` are options of its code, ``kl`` is inferred:
+    T^2 KL(joint || other) between outputs softened by ``temperature``, in regression their squared
+    difference. ``detach_joint`` lets the others come to the joint teacher and not it to them (the code does
+    not detach).
+    """
+
+    kind: Literal["none", "raw", "adapters"] = "none"
+    loss: AlignmentLossKind = "cosine"
+    detach_joint: bool = False
+    temperature: Annotated[float, Field(gt=0)] = 4.0
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     epochs: Annotated[int, Field(ge=1)] = 40
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
@@ -49,12 +64,44 @@ class AlignmentSettings(Settings):
 class SelectionSettings(Settings):
     """Which teacher a row or a batch learns from, and on what evidence.
 
-    ``batch`` on ``in_sample`` evidence is the published code; it picks the most over-fitted teacher.
-    Rows without a label follow the teacher that is best on the labelled rows (inferred).
+    ``batch`` on ``in_sample`` evidence is the published code; it picks the most over-fitted teacher. All
+    else is inferred: ``sample`` chooses per row; ``mean`` averages features and logits of all teachers,
+    ``weighted`` with weights softmax(-loss / temperature) per row; ``fixed`` always takes ``fixed_to``.
+    Rows without a label follow the teacher that is best on the labelled rows, or are weighted by the mean
+    loss there. The loss is the cross entropy in nats, or the squared error; in regression ``batch`` may
+    compare teachers by 1 - CCC over the batch instead.
     """
 
-    policy: Literal["sample", "batch"] = "sample"
+    policy: Policy = "sample"
     evidence: Literal["out_of_fold", "in_sample"] = "out_of_fold"
+    temperature: Annotated[float, Field(gt=0), Tunable(low=0.03, high=3.0, log=True)] = 0.3
+    fixed_to: str = "joint"
+    regression: RegressionEvidence = "squared_error"
+
+
+class HallucinatorSettings(Settings):
+    """What stands in the student for the privileged modalities it will not see (T-Net).
+
+    ``linear`` (MT-PKDOT) and ``relu`` (PKDOT) predict, from the student's own features, what the joint
+    teacher's encoder makes of each privileged modality; ``zeros`` fuses zeros. They train in step with the
+    student on ``loss`` alone (inferred; published as a stage of its own, whose loss, MMD, is commented out).
+    The sigmoid of ``relu`` beside a centroid term can drown the student's own features at learning rates
+    around 0.01 (two of five students on digits_views).
+    """
+
+    kind: Literal["none"] | HallucinatorKind = "none"
+    loss: HallucinationLoss = "mmd"
+
+
+class StudentSettings(Settings):
+    """How the student begins, and what its own task weighs beside the terms.
+
+    ``visual_only`` begins with the encoders of a network on the student's modalities that was trained like
+    a teacher, on the true labels.
+    """
+
+    init: Literal["fresh", "visual_only"] = "fresh"
+    task_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class RunSettings(Settings):
@@ -65,6 +112,8 @@ class RunSettings(Settings):
     teachers: TeacherSettings = TeacherSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     selection: SelectionSettings = SelectionSettings()
+    hallucinator: HallucinatorSettings = HallucinatorSettings()
+    student: StudentSettings = StudentSettings()
     terms: dict[str, SerializeAsAny[TermSettings]] = Field(default_factory=dict)
     optimiser: OptimiserSettings = OptimiserSettings()
     epochs: Annotated[int, Field(ge=1)] = 40
@@ -109,6 +158,26 @@ class RunSettings(Settings):
         """Return whether the teacher is trained together with the student."""
         return self.teachers.training == "joint"
 
+    def missing(self) -> Missing | None:
+        """Return the modalities the student fuses without seeing them; None where it does not."""
+        kind = self.hallucinator.kind
+        return None if kind == "none" else Missing(kind, tuple(sorted(self.data.privileged)))
+
+    def hallucinates(self) -> bool:
+        """Return whether the student learns to predict what the joint teacher sees."""
+        return self.hallucinator.kind in {"linear", "relu"}
+
+    def is_taught(self) -> bool:
+        """Return whether any teacher has a part in the student."""
+        return bool(self.active_terms()) or self.hallucinates()
+
+    def first_network(self) -> "RunSettings | None":
+        """Return the run whose ``student`` teacher has the student's first encoders; None if none has."""
+        if self.student.init == "fresh":
+            return None
+        teachers = self.teachers.model_copy(update={"labels": "true"})
+        return self.model_copy(update={"teachers": teachers})
+
 
 def network_modalities(name: str, data: DataSettings) -> tuple[str, ...]:
     """Return the modalities a network of that name sees, in alphabetical order."""
@@ -135,7 +204,12 @@ def _term_settings(name: str, settings: Any) -> Any:
 
 
 def _contradictions(run: RunSettings) -> list[str]:
-    return [*_pool_problems(run), *_teaching_problems(run), *_term_problems(run)]
+    return [
+        *_pool_problems(run),
+        *_teaching_problems(run),
+        *_hallucinator_problems(run),
+        *_term_problems(run),
+    ]
 
 
 def _pool_problems(run: RunSettings) -> list[str]:
@@ -159,6 +233,22 @@ def _teaching_problems(run: RunSettings) -> list[str]:
     if run.alignment.kind != "none" and "joint" not in run.teachers.pool:
         missing = "which is not in teachers.pool"
         problems.append(f"alignment pulls the other teachers to the `joint` one, {missing}")
+    alignment, networks = run.alignment, run.networks()
+    if alignment.kind == "raw" and alignment.detach_joint and alignment.loss != "kl":
+        nothing = "nothing would move: without adapters only the joint teacher's features can"
+        problems.append(f'alignment.detach_joint with alignment.kind = "raw": {nothing}')
+    name = run.selection.fixed_to
+    if run.selection.policy == "fixed" and len(networks) > 1 and name not in networks:
+        problems.append(f"selection.fixed_to: {name!r} is none of the teachers {', '.join(networks)}")
+    return problems
+
+
+def _hallucinator_problems(run: RunSettings) -> list[str]:
+    problems, kind = [], f'hallucinator.kind = "{run.hallucinator.kind}"'
+    if run.missing() is not None and not run.data.privileged:
+        problems.append(f"{kind} needs privileged modalities, and data.privileged is empty")
+    if run.hallucinates() and (run.trains_teacher() or "joint" not in run.networks()):
+        problems.append(f"{kind} learns from a frozen `joint` teacher, and the run has none")
     return problems
 
 
@@ -210,23 +300,61 @@ def greatest(run: RunSettings) -> dict[str, int]:
 def canonical(run: RunSettings) -> RunSettings:
     """Return the run with everything that changes nothing at its default, so that equal runs look equal."""
     terms = {name: _without_dead(settings) for name, settings in run.active_terms().items()}
-    changes: dict[str, Any] = {"terms": terms, "teachers": _teachers_that_matter(run)}
-    several = len(run.networks()) > 1 and bool(terms)
-    if not several:
-        changes |= {"selection": SelectionSettings(), "alignment": AlignmentSettings()}
-    elif run.alignment.kind == "none":
-        changes["alignment"] = AlignmentSettings()
-    return run.model_copy(update=changes)
+    return run.model_copy(
+        update={
+            "terms": terms,
+            "teachers": _teachers_that_matter(run),
+            "alignment": _only(run.alignment, _live_alignment(run)),
+            "selection": _only(run.selection, _live_selection(run)),
+            "hallucinator": _only(run.hallucinator, {"kind", "loss"} if run.hallucinates() else {"kind"}),
+            "student": _only(run.student, {"init", "task_weight"} if terms else {"init"}),
+        }
+    )
+
+
+Part = TypeVar("Part", bound=Settings)
+
+
+def _only(settings: Part, kept: Collection[str]) -> Part:
+    """Return settings with the other fields at their defaults."""
+    return type(settings)(**{name: getattr(settings, name) for name in kept})
+
+
+# What decides a teacher that is trained before the student, beside its labels.
+_SCHOOLING = {"epochs", "learning_rate", "weight_decay", "label_smoothing", "out_of_fold"}
 
 
 def _teachers_that_matter(run: RunSettings) -> TeacherSettings:
-    teachers = run.teachers
-    if not run.active_terms():
-        return TeacherSettings()
-    if run.trains_teacher():
-        names = ("pool", "labels", "training", "task_weight")
-        return TeacherSettings(**{name: getattr(teachers, name) for name in names})
-    return teachers.model_copy(update={"task_weight": TeacherSettings().task_weight})
+    kept: set[str] = set()
+    if run.is_taught():
+        kept |= {"pool", "labels", "training"} | ({"task_weight"} if run.trains_teacher() else _SCHOOLING)
+    if run.student.init != "fresh":
+        kept |= _SCHOOLING
+    teachers = _only(run.teachers, kept)
+    if run.hallucinates() and not run.active_terms():
+        teachers = teachers.model_copy(update={"pool": ("joint",)})
+    return teachers
+
+
+def _live_alignment(run: RunSettings) -> set[str]:
+    if run.alignment.kind == "none" or len(run.networks()) < 2 or not run.active_terms():
+        return set()
+    return set(AlignmentSettings.model_fields) - ({"temperature"} if run.alignment.loss != "kl" else set())
+
+
+def _live_selection(run: RunSettings) -> set[str]:
+    """Return the fields of the selection that change something."""
+    needs = [TERMS[name].needs for name in run.active_terms()]
+    if len(run.networks()) < 2 or not needs:
+        return set()
+    policy, live = run.selection.policy, set()
+    if any("pool" in found for found in needs):
+        live.add("evidence")
+    if any("teacher" in found for found in needs):
+        own = {"mean": set(), "weighted": {"evidence", "temperature"}, "fixed": {"fixed_to"}}
+        own |= {"sample": {"evidence"}, "batch": {"evidence", "regression"}}
+        live |= {"policy"} | own[policy]
+    return live
 
 
 def _without_dead(settings: TermSettings) -> TermSettings:
@@ -241,6 +369,9 @@ def live_ranges(run: RunSettings, task: Task) -> dict[str, Range]:
     """Return the declared ranges of the settings that matter in this run, by dotted path."""
     active = run.active_terms()
     dead = {f"terms.{name}.{field}" for name, settings in active.items() for field in settings.dead()}
+    dead |= {f"selection.{field}" for field in SelectionSettings.model_fields} - {
+        f"selection.{field}" for field in _live_selection(run)
+    }
     if task == "regression":
         dead.add("optimiser.label_smoothing")
         dead |= {f"terms.{name}.{field}" for name in active for field in TERMS[name].classification_only}

@@ -17,7 +17,7 @@ from mmdistill.training.race import RaceSettings
 Kind = Literal["teacher", "alignment", "teacher_outputs", "student"]
 
 # Raise a number when a change to that stage's code changes what it writes.
-VERSIONS: dict[str, int] = {"teacher": 1, "alignment": 1, "teacher_outputs": 1, "student": 3}
+VERSIONS: dict[str, int] = {"teacher": 1, "alignment": 2, "teacher_outputs": 2, "student": 4}
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,12 @@ class Pipeline:
         return Stage("teacher", "+".join(modalities), own | self._context)
 
     @cached_property
+    def first_network(self) -> Stage | None:
+        """Return the stage of the network whose encoders the student begins with; None if it begins anew."""
+        first = self.run.first_network()
+        return None if first is None else Pipeline(first, str(self._context["data"])).teacher("student")
+
+    @cached_property
     def alignment(self) -> Stage | None:
         """Return the stage that aligns the set, where the run asks for it."""
         if not self.teachers or self.run.alignment.kind == "none":
@@ -99,6 +105,7 @@ class Pipeline:
         if not self.teachers:
             return None
         own = {"pool": list(self.run.networks()), **self._context}
+        own["streams"] = self._missing() if self.run.hallucinates() else []
         upstream = self.teachers if self.alignment is None else (self.alignment,)
         return Stage("teacher_outputs", ",".join(self.run.networks()), own, upstream)
 
@@ -107,10 +114,15 @@ class Pipeline:
         """Return the stage that trains the student."""
         own = self.run.as_json()
         # The data is in the context. What frozen teachers are is in the key of their outputs.
-        own["data"] = {"student": sorted(self.run.data.student)}
+        own["data"] = {"student": sorted(self.run.data.student), "missing": self._missing()}
+        first = () if self.first_network is None else (self.first_network,)
         if self.outputs is not None:
             del own["teachers"], own["alignment"]
-            return Stage("student", "student", own | self._context, (self.outputs,))
+            return Stage("student", "student", own | self._context, (self.outputs, *first))
         own["networks"] = self.run.networks()
         own["auxiliary"] = sorted(self.run.data.privileged) if self.run.needs_auxiliary() else []
-        return Stage("student", "student", own | self._context)
+        return Stage("student", "student", own | self._context, first)
+
+    def _missing(self) -> list[str]:
+        missing = self.run.missing()
+        return [] if missing is None else list(missing.modalities)

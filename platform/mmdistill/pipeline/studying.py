@@ -50,6 +50,7 @@ def train_students(
     runtime: Runtime,
     race: RaceSettings | None = None,
     keeper: Keeper | None = None,
+    first: Sequence[Entry] | None = None,
 ) -> list[Entry]:
     """Train the students of lanes with one cohort key.
 
@@ -60,6 +61,7 @@ def train_students(
         runtime: where this runs.
         race: how the lanes race; by default none is stopped.
         keeper: of the snapshots of this training.
+        first: each lane's network whose encoders the student begins with; fresh ones by default.
 
     Returns:
         per lane the student's weights, and as facts the kept epoch, validation metrics, curves, the share
@@ -67,6 +69,8 @@ def train_students(
         the epochs it trained.
     """
     objective = student_objective(runs, outputs, fold, runtime)
+    if first is not None:
+        begin_with(objective.student, first)
     race_on = None if race is None else Race(race, objective.only)
     fitted = fit(objective, student_plan(runs, fold), runtime, race_on, keeper)
     metrics = evaluate(objective.student, fold, fold.arrays.validation, fold.validation, len(runs))
@@ -118,8 +122,10 @@ def _shares(curves: dict[str, list[float]]) -> dict[str, float]:
     return {n.removeprefix(prefix): sum(v) / len(v) for n, v in curves.items() if n.startswith(prefix)}
 
 
-def degenerate_notes(shares: Mapping[str, float]) -> list[str]:
-    """Return the stamp of a run whose selection is no selection; none for one that selects."""
+def degenerate_notes(run: RunSettings, shares: Mapping[str, float]) -> list[str]:
+    """Return the stamp of a run whose selection is no selection; none for one that selects, or need not."""
+    if run.selection.policy == "fixed":
+        return []
     return [
         f"selection degenerate: equals fixed:{n}" for n, share in shares.items() if share > DEGENERATE_SHARE
     ]
@@ -130,7 +136,14 @@ def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:
     run = runs[0]
     seeds = [derive_seed(r.seed, "student") for r in runs]
     widths = fold.widths(run.data.student)
-    return Network(widths, fold.outputs, run.network, seeds).to(fold.device)
+    return Network(widths, fold.outputs, run.network, seeds, run.missing()).to(fold.device)
+
+
+@torch.no_grad()
+def begin_with(student: Network, first: Sequence[Entry]) -> None:
+    """Give every lane of the student the encoders of a network that saw every labelled row."""
+    for name, parameter in student.encoders.named_parameters(prefix="encoders"):
+        parameter.copy_(torch.stack([entry.tensors[name][0] for entry in first]))
 
 
 def student_objective(
@@ -140,14 +153,24 @@ def student_objective(
     run = runs[0]
     labelled = [torch.from_numpy(fold.labelled(r.data.label_fraction, r.seed)) for r in runs]
     rows = Rows(fold.train, fold.validation, torch.stack(labelled).to(fold.device), fold.task)
-    frozen = None if outputs is None else _frozen(run, outputs, rows)
+    frozen = None if outputs is None else _frozen(runs, outputs, rows)
     live = _live(runs, fold) if run.trains_teacher() else None
     width = run.network.width
     names = () if frozen is None else frozen.names
     shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
     smoothing = _lanes(runs, "label_smoothing", fold)
     terms = _terms(runs, shapes, fold)
-    return StudentObjective(student_network(runs, fold), terms, rows, smoothing, runtime, frozen, live)
+    return StudentObjective(
+        student_network(runs, fold),
+        terms,
+        rows,
+        smoothing,
+        runtime,
+        frozen,
+        live,
+        task_weight=run.student.task_weight,
+        hallucination=run.hallucinator.loss,
+    )
 
 
 def _lanes(runs: Sequence[RunSettings], field: str, fold: Fold) -> Tensor:
@@ -162,17 +185,28 @@ def _terms(runs: Sequence[RunSettings], shapes: Shapes, fold: Fold) -> dict[str,
     return found
 
 
-def _frozen(run: RunSettings, outputs: Sequence[Entry], rows: Rows) -> FrozenTeachers:
-    names = tuple(outputs[0].facts["teachers"])
+def _frozen(runs: Sequence[RunSettings], outputs: Sequence[Entry], rows: Rows) -> FrozenTeachers:
+    run, names = runs[0], tuple(outputs[0].facts["teachers"])
     device = rows.labelled_KN.device
     stacks = {
-        key: torch.stack([entry.tensors[key] for entry in outputs]).to(device)
-        for key in ("features", "logits", "held_out")
+        key: torch.stack([entry.tensors[key] for entry in outputs]).to(device) for key in outputs[0].tensors
     }
-    judged = stacks["held_out" if run.selection.evidence == "out_of_fold" else "logits"]
-    evidence_KMN = _row_losses(judged, rows) * rows.labelled_KN[:, None, :]
+    selection = run.selection
+    judged = stacks["held_out" if selection.evidence == "out_of_fold" else "logits"]
+    by_ccc = rows.task == "regression" and selection.regression == "ccc"
     return FrozenTeachers(
-        names, stacks["features"], stacks["logits"], evidence_KMN, rows.labelled_KN, run.selection.policy
+        names,
+        stacks["features"],
+        stacks["logits"],
+        _row_losses(judged, rows) * rows.labelled_KN[:, None, :],
+        rows.labelled_KN,
+        selection.policy,
+        torch.tensor([one.selection.temperature for one in runs], device=device),
+        # Of a lone teacher nothing is asked, whatever the settings say.
+        names.index(selection.fixed_to) if selection.fixed_to in names else 0,
+        judged if by_ccc else None,
+        rows.train.labels if by_ccc else None,
+        stacks.get("streams"),
     )
 
 

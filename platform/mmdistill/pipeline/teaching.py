@@ -22,6 +22,7 @@ from mmdistill.training.loop import Fitted, Keeper, Plan, fit
 from mmdistill.training.objectives import (
     CHUNK,
     AlignedTeachers,
+    AlignmentLoss,
     AlignmentObjective,
     Streams,
     SupervisedObjective,
@@ -122,17 +123,17 @@ def align_teachers(
     """Align the set of teachers of every run; ``teachers`` holds each network's entries, one per run."""
     run, variants = runs[0], Variants.of(runs, fold)
     networks = _loaded(runs, teachers, fold)
-    joint = networks.pop("joint")
-    aligned = AlignedTeachers(tuple(networks), joint, fold.outputs, variants.seeds(runs, "alignment"))
-    aligned.to(fold.device).requires_grad_(True)
+    joint, settings = networks.pop("joint"), run.alignment
+    aligned = _unaligned(runs, networks, joint, fold, variants).requires_grad_(True)
     lanes = len(runs) * variants.count
     train, validation = (
         _streams(networks, joint, part, lanes) for part in taught_parts(runs, fold, variants.count)
     )
-    objective = AlignmentObjective(aligned, train, validation, fold.task, run.alignment.weight)
+    loss = AlignmentLoss(settings.loss, settings.detach_joint, settings.temperature)
+    objective = AlignmentObjective(aligned, train, validation, fold.task, settings.weight, loss)
     batches, steps = variants.batches(runs, "alignment")
-    rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
-    plan = Plan(batches, run.alignment.epochs, steps, rate, torch.zeros_like(rate), "cosine")
+    rate = torch.full((lanes,), settings.learning_rate, device=fold.device)
+    plan = Plan(batches, settings.epochs, steps, rate, torch.zeros_like(rate), "cosine")
     fitted = fit(objective, plan, runtime, keeper=keeper)
     with torch.no_grad():
         scores = objective.validation()
@@ -148,7 +149,9 @@ def teacher_outputs(
     """Return what every run's teachers say about the training rows.
 
     An entry holds ``features`` [M, N, D] and ``logits`` [M, N, C] of the teachers that saw every labelled
-    row, and ``held_out`` [M, N, C]: at each labelled row the logits of the variant that did not see it.
+    row, and ``held_out`` [M, N, C]: at each labelled row the logits of the variant that did not see it. Where
+    the student hallucinates, also ``streams`` [S, N, D]: what the joint teacher's encoders, which alignment
+    leaves alone, make of the modalities it is missing.
     """
     variants = Variants.of(runs, fold)
     lanes = len(runs) * variants.count
@@ -166,6 +169,8 @@ def teacher_outputs(
             "logits": torch.stack([train[name].logits_KBC[first] for name in names]),
             "held_out": torch.stack(held_out),
         }
+        if runs[0].hallucinates():
+            tensors["streams"] = _privileged_streams(networks["joint"], runs[0], fold, first)
         facts = {"teachers": list(names), "metrics": _all_scores(seen, fold, first)}
         entries.append(Entry(tensors, facts))
     return entries
@@ -183,14 +188,23 @@ def _named_outputs(
     if alignment is None:
         return {name: outputs_on(network, part, lanes) for name, network in networks.items()}
     others = {name: network for name, network in networks.items() if name != "joint"}
-    aligned = AlignedTeachers(
-        tuple(others), networks["joint"], fold.outputs, variants.seeds(runs, "alignment")
-    )
+    aligned = _unaligned(runs, others, networks["joint"], fold, variants)
     load_lanes(aligned, [entry.tensors for entry in alignment])
-    aligned.to(fold.device)
     streams = _streams(others, networks["joint"], part, lanes)
     found = aligned_on(aligned, streams)
     return {name: found[name] for name in networks}
+
+
+def _unaligned(
+    runs: Sequence[RunSettings],
+    others: Mapping[str, Network],
+    joint: Network,
+    fold: Fold,
+    variants: Variants,
+) -> AlignedTeachers:
+    """Return the set as it is before alignment."""
+    seeds, adapters = variants.seeds(runs, "alignment"), runs[0].alignment.kind == "adapters"
+    return AlignedTeachers(tuple(others), joint, fold.outputs, seeds, adapters=adapters).to(fold.device)
 
 
 def _held_out(logits_KNC: Tensor, inner_N: npt.NDArray[np.int64], first: int) -> Tensor:
@@ -213,15 +227,21 @@ def _loaded(
 
 
 @torch.no_grad()
+def _privileged_streams(joint: Network, run: RunSettings, fold: Fold, lane: int) -> Tensor:
+    missing, lanes = run.missing(), len(joint.head.weight_KIO)
+    names = () if missing is None else missing.modalities
+    return torch.stack([_encoded(joint, name, fold.train, lanes)[lane] for name in names])
+
+
+def _encoded(network: Network, name: str, part: TensorPart, lanes: int) -> Tensor:
+    pieces = torch.split(part.inputs[name], CHUNK)
+    return torch.cat([network.encoders[name](x.expand(lanes, *x.shape)) for x in pieces], dim=1)
+
+
+@torch.no_grad()
 def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, lanes: int) -> Streams:
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
-    encoded = {
-        name: torch.cat(
-            [joint.encoders[name](x.expand(lanes, *x.shape)) for x in torch.split(part.inputs[name], CHUNK)],
-            dim=1,
-        )
-        for name in joint.modalities
-    }
+    encoded = {name: _encoded(joint, name, part, lanes) for name in joint.modalities}
     return Streams(unimodal, encoded, part.labels, part.source_KN)
 
 

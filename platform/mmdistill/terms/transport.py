@@ -11,7 +11,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 from mmdistill.transport.sinkhorn import Value
 
 # Settings of a regularised problem; and what each coupling does not look at.
-SOLVER = {"eps_rel", "value", "debias", "tolerance", "iterations"}
+SOLVER = {"eps_rel", "eps", "value", "debias", "tolerance", "iterations"}
 UNUSED: dict[Coupling, set[str]] = {
     "entropic": {"penalty_rel", "structure"},
     "identity": {*SOLVER, "penalty_rel", "structure"},
@@ -23,10 +23,15 @@ UNUSED: dict[Coupling, set[str]] = {
 
 
 class TransportSettings(TermSettings):
-    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3)."""
+    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3).
+
+    ``eps``, where given, is the regularisation itself, in place of ``eps_rel``: the square of the published
+    code's blur of 0.1 is 0.01.
+    """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.2
     eps_rel: Annotated[float, Field(gt=0, allow_inf_nan=True), Tunable(low=0.01, high=3.0, log=True)] = 0.13
+    eps: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1), Tunable(low=5, high=60, log=True, integer=True)] = 30
     anchors: Literal["least", "most", "all", "global"] = "least"
     shift: Literal["min", "none"] = "min"
@@ -46,7 +51,9 @@ class TransportSettings(TermSettings):
             dead.add("k")
         if self.shift == "none":
             dead.add("detach_shift")
-        if math.isinf(self.eps_rel) and self.coupling in {"entropic", "unbalanced"}:
+        if self.eps is not None:
+            dead.add("eps_rel")
+        elif math.isinf(self.eps_rel) and self.coupling in {"entropic", "unbalanced"}:
             dead |= {"eps_rel", "value", "penalty_rel", "tolerance", "iterations"}
         return frozenset(dead)
 
@@ -75,6 +82,7 @@ class Transport(AbstractTerm[TransportSettings]):
             student,
             teacher,
             eps_rel=self.per_lane("eps_rel", student),
+            eps=self.shared.eps,
             k=self.per_lane("k", student).long(),
             anchors=self.shared.anchors,
             shift=self.shared.shift,

@@ -29,11 +29,14 @@ def same_modality(run: RunSettings) -> Control:
     if all(set(seen) <= set(run.data.student) for seen in run.networks().values()):
         return _refused("its teachers see the student's modalities only")
     edits: dict[str, Any] = {"teachers.pool": ["student"], "alignment.kind": "none"}
+    if run.hallucinates():
+        edits["hallucinator.kind"] = "none"
     # There is nothing an auxiliary network, which sees privileged modalities alone, could see.
     gone = [name for name in run.active_terms() if "auxiliary" in TERMS[name].needs]
     if len(gone) == len(run.active_terms()):
         return _refused("all its terms need a network on privileged modalities")
     edits |= {f"terms.{name}.weight": 0.0 for name in gone}
+    gone += ["hallucinator"] if run.hallucinates() else []
     less = f", without {', '.join(gone)}" if gone else ""
     return Control(edits, f"one teacher, which sees the student's modalities{less}")
 
@@ -61,7 +64,8 @@ def supervised(run: RunSettings) -> Control:
     """Return the student alone on the same rows with all their labels: labels in place of teachers."""
     if run.data.label_fraction == 1:
         return _refused("its training rows have all their labels")
-    weights = {f"terms.{name}.weight": 0.0 for name in run.active_terms()}
+    weights: dict[str, Any] = {f"terms.{name}.weight": 0.0 for name in run.active_terms()}
+    weights |= {"hallucinator.kind": "none"} if run.hallucinates() else {}
     return Control(weights | {"data.label_fraction": 1.0}, "the student alone with all labels")
 
 
