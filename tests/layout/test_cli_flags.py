@@ -26,6 +26,7 @@ FLAGS = {
     "export": ["FORMAT", "STUDY", "FILE", "--json"],
     "datasets": ["--json"],
     "recipes": ["--json"],
+    "losses": ["--json"],
     "doctor": ["--json"],
 }
 # What prints no data needs no JSON.

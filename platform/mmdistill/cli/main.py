@@ -237,6 +237,14 @@ def recipes(*, as_json: AsJson = False) -> int:
 
 
 @app.command
+def losses(*, as_json: AsJson = False) -> int:
+    """List the losses: where to import them, their sources, settings and what they need."""
+    from mmdistill.cli.losses import show_losses
+
+    return show_losses(as_json=as_json)
+
+
+@app.command
 def doctor(*, as_json: AsJson = False) -> int:
     """Check versions, resources, Ray's authentication and the transport solver."""
     from mmdistill.cli.doctor import show_doctor

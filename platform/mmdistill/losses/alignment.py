@@ -5,10 +5,14 @@ Axes: L leading axes (lanes; any number), B batch, D width.
 
 from torch import Tensor
 
-from mmdistill.losses.base import LOSSES, unit_rows
+from mmdistill.losses.base import loss, unit_rows
 
 
-@LOSSES.register("cosine_alignment")
+@loss(
+    "cosine_alignment",
+    source="Aslam et al. 2024 (MT-PKDOT), equation 1; MT-PKDOT mtpkdot.py train_self_distil_wadn",
+    needs=("features",),
+)
 def cosine_alignment(adapted_LBD: Tensor, joint_LBD: Tensor) -> Tensor:
     """Return the mean over the batch of 1 - cos(adapted, joint), in [0, 2].
 

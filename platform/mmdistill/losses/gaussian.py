@@ -6,13 +6,13 @@ Axes: L leading axes (lanes; any number), B batch, D width.
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmdistill.losses.base import LOSSES
+from mmdistill.losses.base import loss
 
 # Least variance, as in the reference code.
 LEAST_VARIANCE = 1e-5
 
 
-@LOSSES.register("vid")
+@loss("vid", source="Ahn et al. 2019, equation 5; RepDistiller distiller_zoo/VID.py", needs=("features",))
 def vid(mean_LBD: Tensor, teacher_LBD: Tensor, *, rho: Tensor) -> Tensor:
     """Return mean 1/2 [(mean - teacher)^2 / variance + log variance], variance = softplus(rho) + 1e-5.
 

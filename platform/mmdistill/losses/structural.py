@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmdistill.errors import NumericsError
-from mmdistill.losses.base import LOSSES, per_lane, unit_rows
+from mmdistill.losses.base import loss, per_lane, unit_rows
 from mmdistill.transport.clouds import transport_clouds
 
 AnchorKind = Literal["least", "most", "all", "global"]
@@ -234,7 +234,13 @@ def _regularisation(
     return given_L.broadcast_to(lead).reshape(-1)
 
 
-@LOSSES.register("pkdot")
+@loss(
+    "pkdot",
+    source="Aslam et al. 2024 (PKDOT, MT-PKDOT); MT-PKDOT mtpkdot.py, geomloss SamplesLoss",
+    needs=("features",),
+    eps=(1e-3, 1.0),
+    k=(2, 256),
+)
 def pkdot(
     student_LBD: Tensor, teacher_LBD: Tensor, *, eps: float | Tensor = 0.01, k: int | Tensor = 30
 ) -> Tensor:
@@ -245,7 +251,11 @@ def pkdot(
     return structural_transport(student_LBD, teacher_LBD, eps=eps, k=k)[0]
 
 
-@LOSSES.register("centroid")
+@loss(
+    "centroid",
+    source="Aslam et al. 2024 (MT-PKDOT), equation 4; MT-PKDOT mtpkdot.py",
+    needs=("features",),
+)
 def centroid(student_LBD: Tensor, teacher_LBD: Tensor, *, scaled: bool = False) -> Tensor:
     """Return ||c(teacher) - c(student)||_2, c = mean row of the similarity matrix (MT-PKDOT, equation 4).
 
@@ -264,3 +274,41 @@ def _mean_similarity(features_LBD: Tensor) -> Tensor:
     unit_LBD = unit_rows(features_LBD)
     mean_LD1 = unit_LBD.mean(dim=-2)[..., None]
     return (unit_LBD @ mean_LD1).squeeze(-1)
+
+
+@loss(
+    "mt_pkdot",
+    source="Aslam et al. 2024 (MT-PKDOT), equation 5; MT-PKDOT mtpkdot.py",
+    needs=("features",),
+    transport_weight=(0.0, 10.0),
+    centroid_weight=(0.0, 10.0),
+    eps=(1e-3, 1.0),
+    k=(2, 256),
+)
+def mt_pkdot(
+    student_LBD: Tensor,
+    teacher_LBD: Tensor,
+    *,
+    transport_weight: float | Tensor = 0.2,
+    centroid_weight: float | Tensor = 0.2,
+    eps: float | Tensor = 0.01,
+    k: int | Tensor = 30,
+) -> Tensor:
+    """Return transport_weight * :func:`pkdot` + centroid_weight * :func:`centroid`.
+
+    The distilling part of MT-PKDOT's objective for one teacher (equation 5). Least, 0, at the teacher.
+
+    Args:
+        student_LBD: features.
+        teacher_LBD: features of the same samples, of any width.
+        transport_weight: beta, one or one per lane.
+        centroid_weight: gamma, one or one per lane; 0 in the released code.
+        eps: regularisation, one or one per lane.
+        k: number of anchors, one or one per lane.
+    """
+    transport_L, centroid_L = (
+        pkdot(student_LBD, teacher_LBD, eps=eps, k=k),
+        centroid(student_LBD, teacher_LBD),
+    )
+    transport_weight_L = per_lane(transport_weight, transport_L, trailing=0)
+    return transport_weight_L * transport_L + per_lane(centroid_weight, centroid_L, trailing=0) * centroid_L

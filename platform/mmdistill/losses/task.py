@@ -6,10 +6,16 @@ Axes: L leading axes (lanes; any number), B batch, C classes, T targets.
 import torch
 from torch import Tensor
 
-from mmdistill.losses.base import LOSSES, per_lane, weighted_mean
+from mmdistill.losses.base import loss, per_lane, weighted_mean
 
 
-@LOSSES.register("cross_entropy")
+@loss(
+    "cross_entropy",
+    source="the task",
+    needs=("logits", "labels"),
+    tasks="classification",
+    label_smoothing=(0.0, 0.5),
+)
 def cross_entropy(
     logits_LBC: Tensor,
     labels_LB: Tensor,
@@ -34,8 +40,10 @@ def cross_entropy(
     return weighted_mean(loss_LB, mask_LB)
 
 
-@LOSSES.register("ccc")
-def ccc_loss(predictions_LBT: Tensor, targets_LBT: Tensor, mask_LB: Tensor | None = None) -> Tensor:
+@loss("ccc", source="Lin 1989; MMPKD CCC_loss.py", needs=("logits", "labels"), tasks="regression")
+def ccc_loss(
+    predictions_LBT: Tensor, targets_LBT: Tensor, mask_LB: Tensor | None = None, *, unbiased: bool = False
+) -> Tensor:
     """Return 1 - concordance correlation over the labelled rows, averaged over targets, in [0, 2].
 
     1 - 2 cov / (var_p + var_t + (mean_p - mean_t)^2) (Lin, 1989) with variances and covariance of the
@@ -46,6 +54,7 @@ def ccc_loss(predictions_LBT: Tensor, targets_LBT: Tensor, mask_LB: Tensor | Non
         predictions_LBT: predictions.
         targets_LBT: targets in the same units; any finite value on rows without a label.
         mask_LB: True on the labelled rows; all of them by default.
+        unbiased: whether variances and covariance are divided by n - 1, as the code of M2PKD does.
     """
     mask_LB = (
         torch.ones_like(predictions_LBT[..., 0]) if mask_LB is None else mask_LB.to(predictions_LBT.dtype)
@@ -54,6 +63,8 @@ def ccc_loss(predictions_LBT: Tensor, targets_LBT: Tensor, mask_LB: Tensor | Non
     share_LB1 = (mask_LB / count_L1.clamp_min(1.0))[..., None]
     mean_p_L1T = (share_LB1 * predictions_LBT).sum(dim=-2, keepdim=True)
     mean_t_L1T = (share_LB1 * targets_LBT).sum(dim=-2, keepdim=True)
+    if unbiased:
+        share_LB1 = (mask_LB / (count_L1 - 1).clamp_min(1.0))[..., None]
     p_LBT, t_LBT = predictions_LBT - mean_p_L1T, targets_LBT - mean_t_L1T
     covariance_LT = (share_LB1 * p_LBT * t_LBT).sum(dim=-2)
     spread_LT = (share_LB1 * (p_LBT.square() + t_LBT.square())).sum(dim=-2)
@@ -62,7 +73,7 @@ def ccc_loss(predictions_LBT: Tensor, targets_LBT: Tensor, mask_LB: Tensor | Non
     return torch.where(count_L1[..., 0] > 0, 1 - ccc_LT.mean(dim=-1), 0.0)
 
 
-@LOSSES.register("squared_error")
+@loss("squared_error", source="the task", needs=("logits", "labels"), tasks="regression")
 def squared_error(predictions_LBT: Tensor, targets_LBT: Tensor, mask_LB: Tensor | None = None) -> Tensor:
     """Return the squared error averaged over targets and labelled rows; 0 without gradient if none is."""
     return weighted_mean((predictions_LBT - targets_LBT).square().mean(dim=-1), mask_LB)
