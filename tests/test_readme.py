@@ -20,7 +20,11 @@ from mmdistill.cli.main import app, main
 from mmdistill.cli.running import run_study
 from mmdistill.cluster.inline import run_inline
 from mmdistill.pipeline.cache import StageCache
+from mmdistill.pipeline.execute import execute
+from mmdistill.pipeline.order import Lane, Order
 from mmdistill.studies.study import open_study
+from mmdistill.terms import TERMS
+from mmdistill.training.runtime import LocalRuntime
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -210,6 +214,24 @@ def test_what_one_adds_goes_where_such_files_are():
     for place in places:
         assert place.stem == "NAME"
         assert list((ROOT / place.parent).glob(f"[a-z]*{place.suffix}")), place
+
+
+def test_the_term_of_the_readme_works_as_one_file(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr(TERMS, "_parts", dict(TERMS.items()))
+    known, code = set(TERMS), [text for name, text in BLOCKS if name == "python"][1]
+    exec(compile(code, "length.py", "exec"), {"__name__": "length"})
+    assert set(TERMS) - known == {"length"}
+    (edits,) = re.findall(r"`(edits = \{ .terms.+?\})`", README)
+    text = block("toml").replace('recipe = "hinton"', f'recipe = "hinton"\n{edits}')
+    (workplace / "length.toml").write_text(text, "utf-8")
+    monkeypatch.chdir(workplace)
+    (arm,) = (arm for arm in open_study(Path("length.toml"), SMALL).arms if arm.name == "hinton")
+    assert "terms.length.weight" in arm.space
+    lane = Lane(trial_id="t", arm="hinton", phase="search", number=0, pair_id="p", run=arm.run)
+    order = Order(order_id="search-1", kind="search", title="one run", lanes=(lane,))
+    final = execute(order, StageCache(tmp_path), LocalRuntime())
+    assert [trial.status for trial in final.trials] == ["complete"]
+    assert "term/length" in {row.name for row in final.epochs}
 
 
 def test_every_recipe_and_every_study_file_is_told(capsys):

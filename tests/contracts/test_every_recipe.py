@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import execute
 from mmdistill.pipeline.order import Lane, Order
 from mmdistill.pipeline.recipe import FOLDER, recipe, recipes
-from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
+from mmdistill.pipeline.run import RunSettings, canonical, live_ranges, unfit_terms
 from mmdistill.settings import merged
 from mmdistill.training.runtime import LocalRuntime
 
@@ -30,6 +31,7 @@ BASE = {
     "alignment": {"epochs": 2},
     "epochs": 2,
 }
+ROOT = Path(__file__).parents[2]
 torch.set_num_threads(1)
 
 
@@ -41,6 +43,11 @@ def name(request):
 def run_of(name, **data):
     tree = merged(merged(BASE, {"data": data}), recipes()[name].run)
     return RunSettings.model_validate(tree)
+
+
+def skip_unless_it_is_for(task, run):
+    if unfit_terms(run, task, 10):
+        pytest.skip(f"this recipe is not defined for {task}")
 
 
 def executed(run, root):
@@ -82,6 +89,20 @@ def test_says_where_it_comes_from(name):
     assert found.provenance.split()[0].rstrip(",") in {"published", "control", "inferred"}
 
 
+def test_what_is_inferred_is_listed_one_choice_at_a_time(name):
+    found = recipes()[name]
+    assert all(choice.strip() and choice[-1] != "." for choice in found.inferred)
+    assert len(set(found.inferred)) == len(found.inferred)
+    if "nferred" in found.provenance + found.note:
+        assert found.inferred
+
+
+def test_is_an_arm_of_the_study_of_all_recipes(name):
+    arms = tomllib.loads((ROOT / "search_spaces" / "recipes_digits.toml").read_text("utf-8"))["arms"]
+    for_digits = not unfit_terms(run_of(name), "classification", 10)
+    assert arms.count({"name": name, "recipe": name}) == for_digits
+
+
 def test_is_looked_up_by_the_name_of_its_file(name):
     assert recipe(name, "here") == recipes()[name]
     assert tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))["title"] == recipes()[name].title
@@ -109,6 +130,7 @@ def test_no_two_recipes_are_the_same():
 
 def test_runs_and_measures(name, tmp_path):
     run = run_of(name)
+    skip_unless_it_is_for("classification", run)
     final = executed(run, tmp_path)
     (trial,) = final.trials
     assert (trial.status, trial.error) == ("complete", None)
@@ -126,6 +148,7 @@ def test_runs_and_measures(name, tmp_path):
 
 def test_runs_on_a_regression(name, regression, tmp_path):
     run = run_of(name, dataset=regression, student=["a"], privileged=["b"], label_fraction=0.5)
+    skip_unless_it_is_for("regression", run)
     (trial,) = executed(run, tmp_path).trials
     assert trial.status == "complete"
     assert {"ccc", "rmse", "ccc_valence", "pearson_arousal", "rmse_arousal"} <= set(trial.metrics)

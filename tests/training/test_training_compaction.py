@@ -4,6 +4,7 @@ Axes: K lanes, N rows, D width, C classes, M teachers.
 """
 
 import json
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -18,10 +19,12 @@ from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import LocalRuntime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
-N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 5, 10, 12
+N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 4, 6, 12
 SIZE = NetworkSettings(width=D, depth=1)
 SHAPES = Shapes(D, D, D, "classification", C, ("a", "joint"), N, EPOCHS)
 POSITIONS = (0.1, 0.35, 0.6, 0.85)
+# Where a teacher that trains along changes more than whose outputs a term sees.
+LIVE = [name for name, term in TERMS.items() if "teacher_gradient" in term.settings_type.model_fields]
 RACE = RaceSettings(kind="halving", first=2, factor=2)
 
 
@@ -36,11 +39,30 @@ def part(seed):
     return TensorPart(inputs, labels)
 
 
-def settings_at(kind, position):
+def settings_at(kind, position, **chosen):
     ranges = declared_ranges(kind.settings_type())
     values = {name: found.at(position) for name, found in ranges.items()}
     most = kind.settings_type().most(BATCH)
-    return kind.settings_type(**{n: min(v, most.get(n, v)) for n, v in values.items()})
+    return kind.settings_type(**{n: min(v, most.get(n, v)) for n, v in values.items()}, **chosen)
+
+
+def cases():
+    """Return every term, again with each alternative that gives it buffers or generators, frozen or live."""
+    for name, kind in TERMS.items():
+        for chosen in ({}, *alternatives(kind.settings_type)):
+            term = kind([kind.settings_type(**chosen)], SHAPES, [0])
+            if not chosen or list(term.buffers()) or term.generators:
+                what = " ".join([name, *(f"{field}={option}" for field, option in chosen.items())])
+                if "auxiliary" not in kind.needs:
+                    yield pytest.param(name, chosen, False, id=f"{what}, frozen teachers")
+                if name in LIVE:
+                    yield pytest.param(name, chosen, True, id=f"{what}, a teacher that trains along")
+
+
+def alternatives(settings_type):
+    for field, info in settings_type.model_fields.items():
+        if get_origin(info.annotation) is Literal:
+            yield from ({field: option} for option in get_args(info.annotation) if option != info.default)
 
 
 def frozen_teachers(lanes, labelled_KN):
@@ -51,10 +73,10 @@ def frozen_teachers(lanes, labelled_KN):
     )
 
 
-def training(lanes, name, *, live):
+def training(lanes, name, *, live, **chosen):
     """Return objective and plan of some of four lanes that differ in everything a lane may differ in."""
     kind, seeds = TERMS[name], [100 + k for k in lanes]
-    term = kind([settings_at(kind, POSITIONS[k]) for k in lanes], SHAPES, seeds)
+    term = kind([settings_at(kind, POSITIONS[k], **chosen) for k in lanes], SHAPES, seeds)
     labelled_KN = torch.stack([drawn(30 + k, N) > -0.5 for k in lanes])
     rows = Rows(part(1), part(2), labelled_KN, "classification")
     frozen = None if live else frozen_teachers(lanes, labelled_KN)
@@ -73,13 +95,6 @@ def training(lanes, name, *, live):
     # Seven more rows than batches need, so that something is left over after each epoch.
     batches = BatchOrder([torch.arange(N - k) for k in lanes], seeds, BATCH)
     return objective, Plan(batches, EPOCHS, STEPS, rate, decay, "cosine")
-
-
-def skip_where_there_is_no_such_run(name, *, live):
-    if "auxiliary" in TERMS[name].needs and not live:
-        pytest.skip("frozen teachers have no auxiliary")
-    if "pool" in TERMS[name].needs and live:
-        pytest.skip("a teacher that trains along is no pool")
 
 
 class Killed:
@@ -101,35 +116,31 @@ class Killed:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["frozen teachers", "a teacher that trains along"])
-@pytest.mark.parametrize("name", TERMS)
-def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name, live):
-    skip_where_there_is_no_such_run(name, live=live)
+@pytest.mark.parametrize(("name", "chosen", "live"), list(cases()))
+def test_a_training_that_was_cut_off_goes_on_bit_for_bit(name, chosen, live):
     found = []
     for keeper in (None, Killed(3)):
         if keeper is not None:
-            objective, plan = training(range(4), name, live=live)
+            objective, plan = training(range(4), name, live=live, **chosen)
             with pytest.raises(KeyboardInterrupt):
                 fit(objective, plan, LocalRuntime(), Race(RACE, objective.only), keeper)
-        objective, plan = training(range(4), name, live=live)
+        objective, plan = training(range(4), name, live=live, **chosen)
         found.append(fit(objective, plan, LocalRuntime(), Race(RACE, objective.only), keeper))
     whole, resumed = found
     assert resumed.curves == whole.curves
     assert torch.equal(resumed.parameters.value_KP, whole.parameters.value_KP)
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["frozen teachers", "a teacher that trains along"])
-@pytest.mark.parametrize("name", TERMS)
-def test_a_lane_of_a_cohort_that_shrank_equals_its_solo_run(name, live):
-    skip_where_there_is_no_such_run(name, live=live)
-    objective, plan = training(range(4), name, live=live)
+@pytest.mark.parametrize(("name", "chosen", "live"), list(cases()))
+def test_a_lane_of_a_cohort_that_shrank_equals_its_solo_run(name, chosen, live):
+    objective, plan = training(range(4), name, live=live, **chosen)
     fitted = fit(objective, plan, LocalRuntime(), Race(RACE, objective.only))
     epochs = [len(curve) for curve in fitted.curves["term/task"]]
-    assert sorted(epochs) == [2, 2, 4, 10]
+    assert sorted(epochs) == [2, 2, 4, 6]
     assert fitted.stopped == {k: count for k, count in enumerate(epochs) if count < EPOCHS}
     assert fitted.diverged == {}
     for k in (k for k in range(4) if epochs[k] > RACE.first):
-        alone = fit(*training([k], name, live=live), LocalRuntime())
+        alone = fit(*training([k], name, live=live, **chosen), LocalRuntime())
         for curve, (theirs,) in alone.curves.items():
             mine = fitted.curves[curve][k]
             if not curve.startswith(("detail/transport", "detail/selection", "validation/accuracy")):

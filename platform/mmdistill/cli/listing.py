@@ -61,6 +61,7 @@ def show_recipes(*, as_json: bool) -> int:
             "source": recipe.source,
             "provenance": recipe.provenance,
             "note": recipe.note,
+            "inferred": list(recipe.inferred),
             "teachers": list(recipe.run.get("teachers", {}).get("pool", [])),
             "terms": list(recipe.run.get("terms", {})),
         }
@@ -74,5 +75,6 @@ def show_recipes(*, as_json: bool) -> int:
         print(f"  source    {entry['source']} ({entry['provenance']})")
         print(f"  teachers  {', '.join(entry['teachers']) or 'none'}")
         print(f"  terms     {', '.join(entry['terms']) or 'none beside the task loss'}")
+        print(f"  inferred  {'; '.join(entry['inferred']) or 'nothing'}")
         print(f"  note      {entry['note']}\n")
     return 0

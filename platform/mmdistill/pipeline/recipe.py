@@ -22,6 +22,7 @@ class Recipe(Settings):
         source: paper, equation, code.
         provenance: published, control or inferred, in words.
         note: what differs from the source.
+        inferred: each choice that the source does not state; it must never be told as the source's.
         run: edits of the run settings.
     """
 
@@ -29,6 +30,7 @@ class Recipe(Settings):
     source: str
     provenance: str
     note: str
+    inferred: tuple[str, ...] = ()
     run: dict[str, Any] = Field(default_factory=dict)
 
 

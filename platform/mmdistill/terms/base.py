@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmdistill.models.lanes import lane_values
+from mmdistill.models.lanes import LaneLinear, lane_values
 from mmdistill.models.network import Outputs
 from mmdistill.registry import Registry
 from mmdistill.settings import Settings, Tunable
@@ -110,6 +110,7 @@ class TermValue:
 
 
 Own = TypeVar("Own", bound=TermSettings)
+Unlabelled = Literal["skip", "teacher"]
 Part = TypeVar("Part", Outputs, Pool, Labels, Tensor)
 
 
@@ -181,6 +182,32 @@ def require(given: Part | None, what: str) -> Part:
     if given is None:
         raise ValueError(f"this term needs a {what}, and the run has none")
     return given
+
+
+def frozen_teacher(batch: Batch) -> Outputs:
+    """Return what the teacher says, as constants: nothing of a term's gradient reaches it."""
+    return require(batch.teacher, "teacher").detach()
+
+
+def classes_of(batch: Batch, unlabelled: Unlabelled) -> Labels:
+    """Return the class of every row that has one.
+
+    Args:
+        batch: with labels.
+        unlabelled: what becomes of rows without a label: they are skipped, or the teacher's choice is theirs.
+    """
+    labels = require(batch.labels, "label")
+    if unlabelled == "skip":
+        return labels
+    choice_KB = frozen_teacher(batch).logits_KBC.argmax(dim=-1)
+    return Labels(torch.where(labels.known_KB, labels.value, choice_KB), torch.ones_like(labels.known_KB))
+
+
+def to_teacher_width(shapes: Shapes, seeds: Sequence[int], role: str) -> nn.Module:
+    """Return a learned map of the student's features to the teacher's width; none where they are as wide."""
+    if shapes.student == shapes.teacher:
+        return nn.Identity()
+    return LaneLinear(shapes.student, shapes.teacher, seeds, role)
 
 
 def normalised(features_KBD: Tensor) -> Tensor:
