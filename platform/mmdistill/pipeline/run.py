@@ -1,5 +1,6 @@
 """The settings of one run, and what they mean for its networks."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -175,6 +176,10 @@ def _term_problems(run: RunSettings) -> list[str]:
     if pooled and run.trains_teacher():
         frozen = 'and with `teachers.training = "joint"` none is frozen'
         problems.append(f"terms.{pooled[0]} needs every frozen teacher, {frozen}")
+    senders = [name for name, settings in terms.items() if getattr(settings, "teacher_gradient", False)]
+    if senders and not run.trains_teacher():
+        frozen = 'needs `teachers.training = "joint"`: a frozen teacher learns nothing'
+        problems.append(f"terms.{senders[0]}.teacher_gradient {frozen}")
     for path, most in greatest(run).items():
         _, name, field = path.split(".")
         value = getattr(terms[name], field)
@@ -187,13 +192,14 @@ def _term_problems(run: RunSettings) -> list[str]:
 def unfit_terms(run: RunSettings, task: Task, classes: int | None) -> list[str]:
     """Return why terms of a run say nothing about a data set."""
     problems = []
-    for name in run.active_terms():
+    for name, settings in run.active_terms().items():
         term = TERMS[name]
+        least = max(term.least_classes, settings.least_classes())
         if task not in term.tasks:
             problems.append(f"terms.{name} is not defined for {task}")
-        elif classes is not None and classes < term.least_classes:
-            least = f"needs at least {term.least_classes} classes to say anything, and there are {classes}"
-            problems.append(f"terms.{name} {least}")
+        elif classes is not None and classes < least:
+            needs = f"needs at least {least} classes to say anything, and there are {classes}"
+            problems.append(f"terms.{name} {needs}")
     return problems
 
 
@@ -213,10 +219,16 @@ def canonical(run: RunSettings) -> RunSettings:
     changes: dict[str, Any] = {"terms": terms, "teachers": _teachers_that_matter(run)}
     several = len(run.networks()) > 1 and bool(terms)
     if not several:
-        changes |= {"selection": SelectionSettings(), "alignment": AlignmentSettings()}
+        # A term on all teachers sees the evidence of a single one too.
+        evidence = {"evidence": run.selection.evidence} if _looks_at_all_teachers(terms) else {}
+        changes |= {"selection": SelectionSettings(**evidence), "alignment": AlignmentSettings()}
     elif run.alignment.kind == "none":
         changes["alignment"] = AlignmentSettings()
     return run.model_copy(update=changes)
+
+
+def _looks_at_all_teachers(terms: Iterable[str]) -> bool:
+    return any("pool" in TERMS[name].needs for name in terms)
 
 
 def _teachers_that_matter(run: RunSettings) -> TeacherSettings:

@@ -34,6 +34,10 @@ class TermSettings(Settings):
         """Return the greatest values of the fields that a batch of that size limits."""
         return {}
 
+    def least_classes(self) -> int:
+        """Return the least number of classes with which these settings say anything."""
+        return 2
+
 
 class Labels(NamedTuple):
     """What is known of a batch: class indices value_KB or targets value_KBC, any value where not known."""
@@ -187,6 +191,12 @@ def require(given: Part | None, what: str) -> Part:
 def frozen_teacher(batch: Batch) -> Outputs:
     """Return what the teacher says, as constants: nothing of a term's gradient reaches it."""
     return require(batch.teacher, "teacher").detach()
+
+
+def frozen_pool(batch: Batch) -> Pool:
+    """Return what all frozen teachers say, as constants."""
+    pool = require(batch.pool, "pool")
+    return Pool(pool.names, *(part.detach() for part in pool[1:]))
 
 
 def classes_of(batch: Batch, unlabelled: Unlabelled) -> Labels:
