@@ -142,7 +142,7 @@ def samm_target(
 
 
 def surest_logits(teachers_LMBC: Tensor, labels_LB: Tensor) -> Tensor:
-    """Return the logits [L, B, C] of the modality surest of each row's label; of equally sure ones the first."""
+    """Return the logits [L, B, C] of the modality surest of each label; of equally sure ones the first."""
     log_p_LMBC = teachers_LMBC.detach().log_softmax(dim=-1)
     every_LMB1 = labels_LB[..., None, :, None].expand(*log_p_LMBC.shape[:-1], 1)
     surest_L1B1 = log_p_LMBC.gather(-1, every_LMB1).argmax(dim=-3, keepdim=True)

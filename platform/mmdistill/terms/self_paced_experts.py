@@ -17,7 +17,6 @@ from mmdistill.terms.base import (
     TERMS,
     AbstractTerm,
     Batch,
-    Pool,
     Shapes,
     TermSettings,
     TermValue,
@@ -32,7 +31,7 @@ FULL_WEIGHT_BELOW = 0.3
 class SelfPacedExpertsSettings(TermSettings):
     """KL(expert || student) of every teacher, weighted by how far the student is behind it."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.015, high=1.5, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 2.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     curriculum: bool = True
@@ -85,7 +84,7 @@ class SelfPacedExperts(AbstractTerm[SelfPacedExpertsSettings]):
         weights_KM = self._weights()
         # The loss is a mean over the rows' weights; theirs is meant to lower it.
         value_K = (weights_KM * divergence_KM * rows_KMB.mean(dim=-1)).sum(dim=1)
-        return TermValue(value_K, self._details(weights_KM, pool))
+        return TermValue(value_K, {f"weight/{name}": weights_KM[:, m] for m, name in enumerate(pool.names)})
 
     def _remember(self, own_KB: Tensor, confidence_KMB: Tensor, known_KB: Tensor) -> None:
         momentum = self.shared.momentum
@@ -109,6 +108,3 @@ class SelfPacedExperts(AbstractTerm[SelfPacedExpertsSettings]):
         first_KMB = torch.where(known_KB[:, None], confidence_KMB, greatest_KMB)
         progress = min(2 * epoch / self.epochs, 1.0)
         return first_KMB + (1 - first_KMB) * progress
-
-    def _details(self, weights_KM: Tensor, pool: Pool) -> dict[str, Tensor]:
-        return {f"weight/{name}": weights_KM[:, m] for m, name in enumerate(pool.names)}
