@@ -14,7 +14,7 @@ class RankAgreementSettings(TermSettings):
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
     top: Annotated[int, Field(ge=2), Tunable(low=2, high=10, integer=True)] = 3
-    temperature: Annotated[float, Field(gt=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    temperature: Annotated[float, Field(gt=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
 
 
 @TERMS.register("rank_agreement")
