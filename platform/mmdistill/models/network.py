@@ -52,6 +52,14 @@ class Encoder(nn.Module):
             x_KBI = torch.relu(layer(x_KBI))
         return x_KBI
 
+    def every_layer(self, x_KBI: Tensor) -> list[Tensor]:
+        """Return what every layer makes of the batch; the last are the features."""
+        found = []
+        for layer in self.layers:
+            x_KBI = torch.relu(layer(x_KBI))
+            found.append(x_KBI)
+        return found
+
 
 class GatedFusion(nn.Module):
     """Fuse the features of any set of modalities: z = sum_m g_m P_m h_m, with gates g = softmax(W [P_m h_m]).
@@ -100,7 +108,18 @@ class Network(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Return features and logits of a batch x_KBI per modality; other ``inputs`` are not looked at."""
-        streams = [self.encoders[name](inputs[name]) for name in self.modalities]
+        return self._fused([self.encoders[name](inputs[name]) for name in self.modalities])
+
+    def with_layers(self, inputs: Mapping[str, Tensor]) -> tuple[Outputs, tuple[Tensor, ...]]:
+        """Return the outputs, and what each layer below the encoders' last makes of the batch.
+
+        There are ``depth`` - 1 such layers; those of several modalities stand side by side.
+        """
+        found = [self.encoders[name].every_layer(inputs[name]) for name in self.modalities]
+        *below, streams = zip(*found, strict=True)
+        return self._fused(streams), tuple(torch.cat(layer, dim=-1) for layer in below)
+
+    def _fused(self, streams: Sequence[Tensor]) -> Outputs:
         features_KBD = streams[0] if self.fusion is None else self.fusion(streams)
         return Outputs(features_KBD, self.head(features_KBD))
 

@@ -1,6 +1,5 @@
 """The settings of one run, and what they mean for its networks."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -104,7 +103,11 @@ class RunSettings(Settings):
 
     def needs_auxiliary(self) -> bool:
         """Return whether a term asks for a network on the privileged modalities only."""
-        return any("auxiliary" in TERMS[name].needs for name in self.active_terms())
+        return self.looks_at("auxiliary")
+
+    def looks_at(self, part: str) -> bool:
+        """Return whether a term asks for that part of a batch (``pool``, ``layers``, ``masked`` ...)."""
+        return any(part in TERMS[name].needs for name in self.active_terms())
 
     def trains_teacher(self) -> bool:
         """Return whether the teacher is trained together with the student."""
@@ -176,6 +179,10 @@ def _term_problems(run: RunSettings) -> list[str]:
     if pooled and run.trains_teacher():
         frozen = 'and with `teachers.training = "joint"` none is frozen'
         problems.append(f"terms.{pooled[0]} needs every frozen teacher, {frozen}")
+    blind = [name for name, seen in run.networks().items() if not set(seen) & set(run.data.student)]
+    if run.looks_at("masked") and blind:
+        needed = "where a term masks modalities, each must see one of the student's"
+        problems.append(f"teachers.pool: {blind[0]!r} sees none of data.student ({needed})")
     senders = [name for name, settings in terms.items() if getattr(settings, "teacher_gradient", False)]
     if senders and not run.trains_teacher():
         frozen = 'needs `teachers.training = "joint"`: a frozen teacher learns nothing'
@@ -220,15 +227,11 @@ def canonical(run: RunSettings) -> RunSettings:
     several = len(run.networks()) > 1 and bool(terms)
     if not several:
         # A term on all teachers sees the evidence of a single one too.
-        evidence = {"evidence": run.selection.evidence} if _looks_at_all_teachers(terms) else {}
+        evidence = {"evidence": run.selection.evidence} if run.looks_at("pool") else {}
         changes |= {"selection": SelectionSettings(**evidence), "alignment": AlignmentSettings()}
     elif run.alignment.kind == "none":
         changes["alignment"] = AlignmentSettings()
     return run.model_copy(update=changes)
-
-
-def _looks_at_all_teachers(terms: Iterable[str]) -> bool:
-    return any("pool" in TERMS[name].needs for name in terms)
 
 
 def _teachers_that_matter(run: RunSettings) -> TeacherSettings:

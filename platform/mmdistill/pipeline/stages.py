@@ -99,6 +99,10 @@ class Pipeline:
         if not self.teachers:
             return None
         own = {"pool": list(self.run.networks()), **self._context}
+        if self.run.looks_at("layers"):
+            own["layers"] = True
+        if self.run.looks_at("masked"):
+            own["masked"] = sorted(self.run.data.student)
         upstream = self.teachers if self.alignment is None else (self.alignment,)
         return Stage("teacher_outputs", ",".join(self.run.networks()), own, upstream)
 

@@ -166,13 +166,18 @@ def _frozen(run: RunSettings, outputs: Sequence[Entry], rows: Rows) -> FrozenTea
     names = tuple(outputs[0].facts["teachers"])
     device = rows.labelled_KN.device
     stacks = {
-        key: torch.stack([entry.tensors[key] for entry in outputs]).to(device)
-        for key in ("features", "logits", "held_out")
+        key: torch.stack([entry.tensors[key] for entry in outputs]).to(device) for key in outputs[0].tensors
     }
     judged = stacks["held_out" if run.selection.evidence == "out_of_fold" else "logits"]
     evidence_KMN = _row_losses(judged, rows) * rows.labelled_KN[:, None, :]
     return FrozenTeachers(
-        names, stacks["features"], stacks["logits"], evidence_KMN, rows.labelled_KN, run.selection.policy
+        names,
+        stacks.pop("features"),
+        stacks.pop("logits"),
+        evidence_KMN,
+        rows.labelled_KN,
+        run.selection.policy,
+        {key: stacks[key] for key in stacks if key != "held_out"},
     )
 
 

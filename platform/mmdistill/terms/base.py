@@ -58,6 +58,24 @@ class Pool(NamedTuple):
     evidence_KBM: Tensor
 
 
+class Layers(NamedTuple):
+    """What layers make of a batch, first to last, each [K, B, any width]; the features are not among them."""
+
+    student: tuple[Tensor, ...]
+    teacher: tuple[Tensor, ...]
+
+
+class Masked(NamedTuple):
+    """Logits with some modalities masked (zeros, their mean over training rows), per modality of the student.
+
+    ``student_KBSC`` and ``teacher_KBSC`` have that modality alone, ``without_KBSC`` is the teacher without it.
+    """
+
+    student_KBSC: Tensor
+    teacher_KBSC: Tensor
+    without_KBSC: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step as a term sees it.
@@ -70,6 +88,8 @@ class Batch:
         labels: those of the labelled rows; None only where a term that needs none is looked at alone.
         rows_KB: which training rows these are.
         epoch: of the training, from 0.
+        layers: of student and teacher; None unless a term of the run needs them.
+        masked: what student and teacher say of single modalities; None unless a term of the run needs it.
     """
 
     student: Outputs
@@ -79,6 +99,8 @@ class Batch:
     labels: Labels | None = None
     rows_KB: Tensor | None = None
     epoch: int = 0
+    layers: Layers | None = None
+    masked: Masked | None = None
 
 
 class Shapes(NamedTuple):
@@ -115,7 +137,7 @@ class TermValue:
 
 Own = TypeVar("Own", bound=TermSettings)
 Unlabelled = Literal["skip", "teacher"]
-Part = TypeVar("Part", Outputs, Pool, Labels, Tensor)
+Part = TypeVar("Part", Outputs, Pool, Labels, Layers, Masked, Tensor)
 
 
 class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
@@ -132,7 +154,8 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """
 
     settings_type: ClassVar[type[TermSettings]]
-    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen); every batch has its labels.
+    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen), and beside a teacher `layers`
+    # or `masked`; every batch has its labels.
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     # Tasks it is defined for, and the least number of classes with which it is not empty.
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})

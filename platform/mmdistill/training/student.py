@@ -3,20 +3,22 @@
 Axes: K lanes, B batch, N rows, D width, C outputs, M teachers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill.models.network import Network, Outputs
-from mmdistill.terms.base import AbstractTerm, Batch, Labels, Pool, Task
+from mmdistill.terms.base import AbstractTerm, Batch, Labels, Layers, Masked, Pool, Task
 from mmdistill.training.loop import Losses
 from mmdistill.training.objectives import (
     TensorPart,
     at_rows,
     criterion,
     labels_at,
+    masked,
     outputs_on,
     task_loss,
 )
@@ -31,6 +33,8 @@ class FrozenTeachers:
         evidence_KMN: the loss by which teachers are compared; 0 on rows without a label.
         labelled_KN: which rows have a label.
         policy: ``sample`` or ``batch``.
+        further: what some terms look at, [K, M, N, ...]: ``layer_0`` ..., and the logits ``alone`` and
+            ``without`` of single modalities.
     """
 
     names: tuple[str, ...]
@@ -39,6 +43,7 @@ class FrozenTeachers:
     evidence_KMN: Tensor
     labelled_KN: Tensor
     policy: str
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
     def only(self, lanes: Tensor) -> "FrozenTeachers":
         """Return the teachers of some lanes."""
@@ -49,6 +54,7 @@ class FrozenTeachers:
             self.evidence_KMN[lanes],
             self.labelled_KN[lanes],
             self.policy,
+            {name: found_KMN[lanes] for name, found_KMN in self.further.items()},
         )
 
     def choose(self, rows_KB: Tensor) -> Tensor:
@@ -74,6 +80,20 @@ class FrozenTeachers:
         lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
         features = self.features_KMND[lanes, choice_KB, rows_KB]
         return Outputs(features, self.logits_KMNC[lanes, choice_KB, rows_KB])
+
+    def layers(self, rows_KB: Tensor, choice_KB: Tensor) -> tuple[Tensor, ...]:
+        """Return the chosen teacher's layers below the features at each row."""
+        names = sorted(name for name in self.further if name.startswith("layer_"))
+        return tuple(self._chosen(name, rows_KB, choice_KB) for name in names)
+
+    def masked(self, rows_KB: Tensor, choice_KB: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the chosen teacher says at each row from each modality alone, and without each."""
+        alone, without = (self._chosen(name, rows_KB, choice_KB) for name in ("alone", "without"))
+        return alone, without
+
+    def _chosen(self, name: str, rows_KB: Tensor, choice_KB: Tensor) -> Tensor:
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        return self.further[name][lanes, choice_KB, rows_KB]
 
 
 @dataclass(frozen=True)
@@ -149,18 +169,21 @@ class StudentObjective:
         values = {"task": self._task(student, labels, labelled_KB)}
         total = values["task"]
         details: dict[str, Tensor] = {}
-        teacher, auxiliary, pool = None, None, None
+        teacher, auxiliary, pool, choice_KB = None, None, None, None
         if self._frozen is not None:
             choice_KB = self._frozen.choose(rows_KB)
             teacher = self._frozen.outputs(rows_KB, choice_KB)
             details |= _shares(choice_KB, self._frozen.names)
-            if any("pool" in term.needs for term in self._terms.values()):
+            if self._looks_at("pool"):
                 pool = self._frozen.pool(rows_KB)
         if self._live is not None:
             teacher, auxiliary, own = self._run_live(self._live, rows_KB, labelled_KB)
             values |= own
             total = total + self._live.task_weight * sum(own.values(), torch.zeros_like(total))
-        batch = Batch(student, teacher, auxiliary, pool, Labels(labels, labelled_KB), rows_KB, epoch)
+        layers = self._layers(rows_KB, choice_KB) if self._looks_at("layers") else None
+        singly = self._masked(rows_KB, choice_KB) if self._looks_at("masked") else None
+        known = Labels(labels, labelled_KB)
+        batch = Batch(student, teacher, auxiliary, pool, known, rows_KB, epoch, layers, singly)
         for name, term in self._terms.items():
             found = term(batch)
             values[name] = found.value_K
@@ -179,11 +202,42 @@ class StudentObjective:
             seen |= {f"teacher_{name}": value for name, value in teacher.items() if name != "criterion"}
         return seen
 
-    def _run(self, network: Network, rows_KB: Tensor) -> Outputs:
-        mine = at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
-        outputs = network(mine)
+    def _looks_at(self, part: str) -> bool:
+        return any(part in term.needs for term in self._terms.values())
+
+    def _run(
+        self, network: Network, rows_KB: Tensor, kept: Callable[[str], bool] = lambda _: True
+    ) -> Outputs:
+        outputs = network(masked(self._inputs(network, rows_KB), kept))
         gather = self._runtime.gather
         return Outputs(gather(outputs.features_KBD), gather(outputs.logits_KBC))
+
+    def _inputs(self, network: Network, rows_KB: Tensor) -> dict[str, Tensor]:
+        return at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
+
+    def _layers(self, rows_KB: Tensor, choice_KB: Tensor | None) -> Layers:
+        student = self._layers_of(self.student, rows_KB)
+        if self._frozen is not None and choice_KB is not None:
+            return Layers(student, self._frozen.layers(rows_KB, choice_KB))
+        assert self._live is not None
+        return Layers(student, self._layers_of(self._live.teacher, rows_KB))
+
+    def _layers_of(self, network: Network, rows_KB: Tensor) -> tuple[Tensor, ...]:
+        _, layers = network.with_layers(self._inputs(network, rows_KB))
+        return tuple(self._runtime.gather(layer) for layer in layers)
+
+    def _masked(self, rows_KB: Tensor, choice_KB: Tensor | None) -> Masked:
+        student = self._singly(self.student, rows_KB, str.__eq__)
+        if self._frozen is not None and choice_KB is not None:
+            return Masked(student, *self._frozen.masked(rows_KB, choice_KB))
+        assert self._live is not None
+        alone, without = (self._singly(self._live.teacher, rows_KB, of) for of in (str.__eq__, str.__ne__))
+        return Masked(student, alone, without)
+
+    def _singly(self, network: Network, rows_KB: Tensor, of: Callable[[str, str], bool]) -> Tensor:
+        """Return logits_KBSC with the modalities kept that are, or are not, each of the student's."""
+        runs = [self._run(network, rows_KB, partial(of, one)) for one in self.student.modalities]
+        return torch.stack([outputs.logits_KBC for outputs in runs], dim=2)
 
     def _task(self, outputs: Outputs, labels: Tensor, labelled_KB: Tensor) -> Tensor:
         return task_loss(self._rows.task, outputs.logits_KBC, labels, labelled_KB, self._smoothing_K)
