@@ -14,7 +14,7 @@ from mmdistill.models.network import Outputs
 from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
 from mmdistill.pipeline.studying import cohort_key
 from mmdistill.settings import declared_ranges
-from mmdistill.terms import TERMS, Batch, Labels, Pool, Shapes, TermSettings
+from mmdistill.terms import TERMS, Batch, Labels, Layers, Masked, Pool, Shapes, TermSettings
 
 K, B, C = 3, 24, 4
 TEACHERS = ("a", "b", "joint")
@@ -27,6 +27,7 @@ LEAST = {
     "correlation_matrix": 0.0,
     "decoupled": 0.0,
     "discrepancy": 0.0,
+    "information_flow": 0.0,
     "multi_level": 0.0,
     "mutual_guidance": 0.0,
     "peer_advantage": 0.0,
@@ -88,7 +89,17 @@ def batch(student=1.0, teacher=1.0, auxiliary=1.0, task="classification"):
     evidence = logits.square().mean(dim=3) * known.known_KB[..., None]
     rows_KB = torch.stack([torch.randperm(ROWS)[:B] for _ in range(K)])
     pool = Pool(TEACHERS, features.requires_grad_(), logits.requires_grad_(), evidence)
-    return Batch(*parts, outputs(3, 6, auxiliary), pool, known, rows_KB)
+    layers = [
+        tuple(outputs(8 + n, width, x)[0] for n in range(2)) for width, x in ((9, student), (15, teacher))
+    ]
+    single = [
+        torch.stack([outputs(11 + 2 * n + s, 1, x)[1].detach() for s in range(2)], dim=2)
+        for n, x in enumerate((student, teacher, teacher))
+    ]
+    masked = Masked(*(x.requires_grad_() for x in single))
+    return Batch(
+        *parts, outputs(3, 6, auxiliary), pool, known, rows_KB, layers=Layers(*layers), masked=masked
+    )
 
 
 def picked(given, index):
@@ -107,16 +118,25 @@ def picked(given, index):
         known,
         taken(given.rows_KB),
         given.epoch,
+        Layers(*(tuple(taken(x) for x in side) for side in given.layers)),
+        Masked(*(taken(x) for x in given.masked)),
     )
 
 
 def inputs(given):
     """Return all there may be a gradient to."""
-    return [*given.student, *given.teacher, *given.auxiliary, *given.pool[1:3]]
+    return [*given.student, *given.auxiliary, *given.layers.student, given.masked[0], *frozen(given)]
+
+
+def frozen(given):
+    """Return all that teachers say, which is constant where they are frozen."""
+    return [*given.teacher, *given.pool[1:3], *given.layers.teacher, *given.masked[1:]]
 
 
 def learner(name, given):
-    """Return who learns from a term: the student, or the auxiliary where the term is about that one."""
+    """Return who learns from a term: the student, or whatever else of the batch the term is about."""
+    if "masked" in TERMS[name].needs:
+        return given.masked[:1]
     return given.auxiliary if "auxiliary" in TERMS[name].needs else given.student
 
 
@@ -179,7 +199,8 @@ def test_says_where_it_comes_from_and_what_it_is(name):
     assert term.__doc__
     assert term.settings_type.__doc__
     assert issubclass(term.settings_type, TermSettings)
-    assert term.needs <= {"teacher", "auxiliary", "pool"}
+    assert term.needs & {"teacher", "pool"}
+    assert term.needs <= {"teacher", "auxiliary", "pool", "layers", "masked"}
     assert term.tasks <= {"classification", "regression"}
     assert term.tasks
     assert term.classification_only <= set(term.settings_type.model_fields)
@@ -239,7 +260,7 @@ def test_every_alternative_teaches_every_lane_and_leaves_frozen_teachers_alone(n
         (found,) = [part.grad for part in learner(name, given) if part.grad is not None]
         assert (found.abs().sum(dim=(1, 2)) > 0).all(), case
         if "teacher_gradient=True" not in case:
-            assert all(part.grad is None for part in (*given.teacher, *given.pool[1:3])), case
+            assert all(part.grad is None for part in frozen(given)), case
 
 
 def test_is_finite_where_some_rows_are_zero(name):
@@ -253,7 +274,7 @@ def test_is_finite_where_some_rows_are_zero(name):
 def test_a_frozen_teacher_gets_no_gradient(name):
     given = batch()
     built(name)(given).value_K.sum().backward()
-    assert all(part.grad is None for part in (*given.teacher, *given.pool[1:3]))
+    assert all(part.grad is None for part in frozen(given))
 
 
 def test_a_teacher_that_trains_along_gets_one_where_asked(name):
@@ -361,11 +382,15 @@ def test_is_least_where_the_student_is_the_teacher(name):
     # As wide as each other, so that nothing learned stands between them.
     term = TERMS[name]([settings_of(name)] * K, SHAPES._replace(student=SHAPES.teacher), range(K))
     teacher = outputs(2, SHAPES.teacher)
-    least_K = term(Batch(teacher, teacher, labels=labels("classification"))).value_K
+    below = (outputs(3, 9).features_KBD,)
+    least_K = term(
+        Batch(teacher, teacher, labels=labels("classification"), layers=Layers(below, below))
+    ).value_K
     if LEAST[name] is not None:
         torch.testing.assert_close(least_K, torch.full((K,), LEAST[name]), atol=2e-5, rtol=0)
     for seed in range(5):
-        given = Batch(outputs(seed + 10, SHAPES.teacher), teacher, labels=labels("classification"))
+        student, others = outputs(seed + 10, SHAPES.teacher), (outputs(seed + 20, 9).features_KBD,)
+        given = Batch(student, teacher, labels=labels("classification"), layers=Layers(others, below))
         assert (term(given).value_K > least_K + 1e-4).all()
 
 

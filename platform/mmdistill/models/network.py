@@ -7,7 +7,7 @@ Axes: K lanes, B batch, D width, C outputs (classes or targets), I inputs of one
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -115,7 +115,8 @@ class Network(nn.Module):
 
         There are ``depth`` - 1 such layers; those of several modalities stand side by side.
         """
-        found = [self.encoders[name].every_layer(inputs[name]) for name in self.modalities]
+        encoders = {name: cast("Encoder", self.encoders[name]) for name in self.modalities}
+        found = [encoder.every_layer(inputs[name]) for name, encoder in encoders.items()]
         *below, streams = zip(*found, strict=True)
         return self._fused(streams), tuple(torch.cat(layer, dim=-1) for layer in below)
 

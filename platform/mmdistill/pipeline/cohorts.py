@@ -100,8 +100,8 @@ def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | N
     if not names:
         return None
     generator = torch.Generator().manual_seed(0)
-    shapes = {"features": (run.network.width,), "logits": (fold.outputs,), "held_out": (fold.outputs,)}
-    shapes = shapes | _further_shapes(run, fold)
+    shapes = _further_shapes(run, fold) | {"features": (run.network.width,)}
+    shapes |= dict.fromkeys(("logits", "held_out"), (fold.outputs,))
     rows = (len(names), len(fold.train))
     tensors = {name: torch.randn(*rows, *shape, generator=generator) for name, shape in shapes.items()}
     return [Entry(tensors, {"teachers": names})] * lanes

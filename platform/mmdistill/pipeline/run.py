@@ -139,7 +139,7 @@ def _term_settings(name: str, settings: Any) -> Any:
 
 
 def _contradictions(run: RunSettings) -> list[str]:
-    return [*_pool_problems(run), *_teaching_problems(run), *_term_problems(run)]
+    return [*_pool_problems(run), *_teaching_problems(run), *_term_problems(run), *_teacher_problems(run)]
 
 
 def _pool_problems(run: RunSettings) -> list[str]:
@@ -179,6 +179,18 @@ def _term_problems(run: RunSettings) -> list[str]:
     if pooled and run.trains_teacher():
         frozen = 'and with `teachers.training = "joint"` none is frozen'
         problems.append(f"terms.{pooled[0]} needs every frozen teacher, {frozen}")
+    for path, most in greatest(run).items():
+        _, name, field = path.split(".")
+        value = getattr(terms[name], field)
+        if value > most:
+            limit = f"at most {most} with batch_size {run.batch_size}"
+            problems.append(f"{path} must be {limit}, but is {value}")
+    return problems
+
+
+def _teacher_problems(run: RunSettings) -> list[str]:
+    """Return what terms ask of teachers that these cannot do."""
+    terms, problems = run.active_terms(), []
     blind = [name for name, seen in run.networks().items() if not set(seen) & set(run.data.student)]
     if run.looks_at("masked") and blind:
         needed = "where a term masks modalities, each must see one of the student's"
@@ -187,12 +199,6 @@ def _term_problems(run: RunSettings) -> list[str]:
     if senders and not run.trains_teacher():
         frozen = 'needs `teachers.training = "joint"`: a frozen teacher learns nothing'
         problems.append(f"terms.{senders[0]}.teacher_gradient {frozen}")
-    for path, most in greatest(run).items():
-        _, name, field = path.split(".")
-        value = getattr(terms[name], field)
-        if value > most:
-            limit = f"at most {most} with batch_size {run.batch_size}"
-            problems.append(f"{path} must be {limit}, but is {value}")
     return problems
 
 

@@ -68,7 +68,7 @@ class Layers(NamedTuple):
 class Masked(NamedTuple):
     """Logits with some modalities masked (zeros, their mean over training rows), per modality of the student.
 
-    ``student_KBSC`` and ``teacher_KBSC`` have that modality alone, ``without_KBSC`` is the teacher without it.
+    ``student_KBSC`` and ``teacher_KBSC`` have that modality alone, ``without_KBSC`` the teacher's others.
     """
 
     student_KBSC: Tensor
