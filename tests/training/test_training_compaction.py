@@ -20,7 +20,7 @@ from mmdistill.training.runtime import LocalRuntime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
 N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 4, 6, 12
-SIZE = NetworkSettings(width=D, depth=1)
+SIZE = NetworkSettings(width=D, depth=2)
 SHAPES = Shapes(D, D, D, "classification", C, ("a", "joint"), N, EPOCHS)
 POSITIONS = (0.1, 0.35, 0.6, 0.85)
 # Where a teacher that trains along changes more than whose outputs a term sees.
@@ -56,7 +56,8 @@ def cases():
                 if "auxiliary" not in kind.needs:
                     yield pytest.param(name, chosen, False, id=f"{what}, frozen teachers")
                 if name in LIVE:
-                    yield pytest.param(name, chosen, True, id=f"{what}, a teacher that trains along")
+                    learning = {**chosen, "teacher_gradient": True}
+                    yield pytest.param(name, learning, True, id=f"{what}, a teacher that trains along")
 
 
 def alternatives(settings_type):
@@ -68,8 +69,13 @@ def alternatives(settings_type):
 def frozen_teachers(lanes, labelled_KN):
     features, logits = ([drawn(50 + k + shift, M, N, w) for k in lanes] for shift, w in ((0, D), (9, C)))
     evidence = torch.stack([drawn(90 + k, M, N).square() for k in lanes]) * labelled_KN[:, None]
+    shapes = {"layer_0": (5,), "alone": (1, C), "without": (1, C)}
+    further = {
+        name: torch.stack([drawn(120 + k + shift, M, N, *shape) for k in lanes])
+        for shift, (name, shape) in enumerate(shapes.items())
+    }
     return FrozenTeachers(
-        ("a", "joint"), torch.stack(features), torch.stack(logits), evidence, labelled_KN, "sample"
+        ("a", "joint"), torch.stack(features), torch.stack(logits), evidence, labelled_KN, "sample", further
     )
 
 

@@ -1,0 +1,127 @@
+"""Terms of networks that teach each other, and of a gate: who learns, where and when.
+
+Axes: K lanes, B batch, D width, C classes.
+"""
+
+import math
+
+import pytest
+import torch
+
+from mmdistill.models.network import Outputs
+from mmdistill.pipeline.run import RunSettings, unfit_terms
+from mmdistill.terms import TERMS, Batch, Labels, Shapes
+
+K, B, D, C, EPOCHS = 2, 5, 4, 4, 11
+SHAPES = Shapes(D, D, D, "classification", C, ("joint",), 20, EPOCHS)
+
+
+def drawn(seed, *shape):
+    return torch.randn(K, B, *shape, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def batch(epoch=0, task="classification"):
+    known_KB = torch.tensor([True, True, False, True, True]).repeat(K, 1)
+    value = drawn(9, C) if task == "regression" else torch.arange(B).repeat(K, 1) % C
+    student, teacher = (Outputs(drawn(n, D), drawn(n + 1, C).requires_grad_()) for n in (1, 3))
+    return Batch(student, teacher, labels=Labels(value, known_KB), epoch=epoch)
+
+
+def built(name, task="classification", **settings):
+    kind = TERMS[name].settings_type
+    return TERMS[name]([kind(**settings)] * K, SHAPES._replace(task=task), range(K))
+
+
+def divergence(p_C, q_C):
+    return sum(float(p) * (math.log(p) - math.log(q)) for p, q in zip(p_C, q_C, strict=True))
+
+
+def probabilities(given):
+    return [part.logits_KBC.detach().softmax(dim=-1).tolist() for part in (given.student, given.teacher)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epoch", "share"),
+    [("constant", 3, 1.0), ("rising", 5, 0.5), ("rising", 10, 1.0), ("falling", 0, 1.0), ("falling", 9, 0.1)],
+)
+def test_guidance_speaks_where_it_is_confident_and_both_ways_where_asked(schedule, epoch, share):
+    given, delta = batch(epoch), 0.8
+    student, teacher = probabilities(given)
+    for both in (False, True):
+        term = built("mutual_guidance", delta=delta, schedule=schedule, teacher_gradient=both)
+        for k, value in enumerate(term(given).value_K.detach().tolist()):
+            pairs = list(zip(student[k], teacher[k], strict=True))
+            expected = sum(divergence(q, p) for p, q in pairs if max(q) >= share * delta)
+            expected += both * sum(divergence(p, q) for p, q in pairs if max(p) >= share * delta)
+            assert value == pytest.approx(expected / B, rel=1e-4)
+
+
+def test_advantages_weigh_the_labelled_rows_by_who_knows_them_better():
+    given, alpha = batch(), 0.7
+    student, teacher = probabilities(given)
+    term = built("peer_advantage", alpha=alpha, teacher_gradient=True)
+    for k, value in enumerate(term(given).value_K.detach().tolist()):
+        expected = 0.0
+        for own, peer in ((student[k], teacher[k]), (teacher[k], student[k])):
+            rows = [i for i in range(B) if given.labels.known_KB[k, i]]
+            gains = [(peer[i][i % C] / own[i][i % C]) ** alpha for i in rows]
+            weights = [min(max(gain, 0.01), 100.0) for gain in gains]
+            parts = [w * divergence(peer[i], own[i]) for w, i in zip(weights, rows, strict=True)]
+            expected += sum(parts) / sum(weights)
+        assert value == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_guide_learns_nothing_from_guiding(task):
+    for name in ("mutual_guidance", "peer_advantage"):
+        if task not in TERMS[name].tasks:
+            continue
+        settings = {"delta": 0.3} if name == "mutual_guidance" else {}
+        one, both = (batch(task=task) for _ in range(2))
+        built(name, task, **settings)(one).value_K.sum().backward()
+        built(name, task, teacher_gradient=True, **settings)(both).value_K.sum().backward()
+        torch.testing.assert_close(one.student.logits_KBC.grad, both.student.logits_KBC.grad)
+        assert one.teacher.logits_KBC.grad is None
+        assert both.teacher.logits_KBC.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("epoch", "k"), [(0, 3), (4, 2), (10, 1), (12, 1)])
+def test_the_gate_closes_over_training(epoch, k):
+    given, T = batch(epoch), 2.0
+    value_K = built("rank_gate", temperature=T, top=3)(given).value_K.detach()
+    for lane in range(K):
+        expected = 0.0
+        for s, t in zip(
+            *(part.logits_KBC[lane].detach() for part in (given.student, given.teacher)), strict=True
+        ):
+            if int(s.argmax()) in t.topk(k).indices.tolist():
+                p, q = ((x / T).softmax(dim=-1).tolist() for x in (t, s))
+                expected += T**2 * divergence(p, q)
+            else:
+                expected -= float(s.log_softmax(dim=-1)[t.argmax()])
+        assert float(value_K[lane]) == pytest.approx(expected / B, rel=1e-4)
+
+
+def run_of(terms, **teachers):
+    data = {"dataset": "digits_views", "student": ["rows"], "privileged": ["pixels"]}
+    return RunSettings.model_validate({"data": data, "teachers": teachers, "terms": terms})
+
+
+@pytest.mark.parametrize("name", ["mutual_guidance", "peer_advantage", "mutual_information"])
+def test_a_frozen_teacher_cannot_be_asked_to_learn(name):
+    terms = {name: {"teacher_gradient": True}}
+    with pytest.raises(ValueError, match=rf"terms\.{name}\.teacher_gradient needs .* a frozen teacher"):
+        run_of(terms, pool=["joint"])
+    assert run_of(terms, pool=["joint"], training="joint").trains_teacher()
+
+
+def test_a_gate_that_lets_everything_through_is_refused_by_name():
+    gate = run_of({"rank_gate": {"top": 3}}, pool=["joint"])
+    assert unfit_terms(gate, "classification", 3) == [
+        "terms.rank_gate needs at least 4 classes to say anything, and there are 3"
+    ]
+    assert unfit_terms(gate, "classification", 4) == []
+    ranks = run_of({"rank_agreement": {}}, pool=["joint"])
+    assert unfit_terms(ranks, "classification", 2) == [
+        "terms.rank_agreement needs at least 3 classes to say anything, and there are 2"
+    ]
