@@ -49,9 +49,8 @@ def kl(p_C, q_C):
 
 def test_the_best_modality_is_the_teacher_surest_of_the_label():
     given = batch()
-    values = {
-        target: built("best_modality", relational=0, target=target)(given).value_K for target in ("mse", "kl")
-    }
+    terms = {target: built("best_modality", relational=0, target=target) for target in ("mse", "kl")}
+    values = {target: term(given).value_K.detach() for target, term in terms.items()}
     for k in range(K):
         squares, divergences = [], []
         for i in (i for i in range(B) if given.labels.known_KB[k, i]):
