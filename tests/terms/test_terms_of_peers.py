@@ -125,3 +125,30 @@ def test_a_gate_that_lets_everything_through_is_refused_by_name():
     assert unfit_terms(ranks, "classification", 2) == [
         "terms.rank_agreement needs at least 3 classes to say anything, and there are 2"
     ]
+
+
+@pytest.mark.parametrize(("distance", "gradient"), [("mse", True), ("l1", False)])
+def test_steps_lead_from_the_bins_of_the_targets_to_the_student(distance, gradient):
+    given, bins, low, high, inside = batch(task="regression"), 3, -2.0, 1.0, 0.4
+    ends = {"bins": bins, "low": low, "high": high, "inside": inside, "distance": distance}
+    term = built("step_regression", "regression", teacher_gradient=gradient, **ends)
+    value_K = term(given).value_K
+    value_K.sum().backward()
+    assert (given.teacher.logits_KBC.grad is not None) == gradient
+    middles = torch.tensor([-1.5, -0.5, 0.5])
+    logits = term.head(given.teacher.features_KBD).view(K, B, C, bins).detach()
+    for k in range(K):
+        known, hits = [i for i in range(B) if given.labels.known_KB[k, i]], []
+        for i, t in ((i, t) for i in known for t in range(C)):
+            place = min(max(math.floor(float(given.labels.value[k, i, t]) - low), 0), bins - 1)
+            hits.append(-float(logits[k, i, t].log_softmax(dim=0)[place]))
+        student_BC, teacher_BC = (part.logits_KBC[k].detach() for part in (given.student, given.teacher))
+        gaps = [(logits[k].softmax(dim=-1) * middles).sum(dim=-1) - teacher_BC, student_BC - teacher_BC]
+        first, second = (float((gap.abs() if distance == "l1" else gap.square()).mean()) for gap in gaps)
+        expected = sum(hits) / len(hits) + inside * first + second
+        assert float(value_K[k].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_bins_need_an_interval():
+    with pytest.raises(ValueError, match="`low` must be below `high`, but is 1 against 1"):
+        TERMS["step_regression"].settings_type(low=1.0)

@@ -32,11 +32,11 @@ def drawn(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def part(seed):
+def part(seed, task):
     labels = torch.randint(C, (N,), generator=torch.Generator().manual_seed(seed))
     means = drawn(0, C, 4)
     inputs = {name: means[labels] + drawn(seed + n, N, 4) for n, name in enumerate("ab")}
-    return TensorPart(inputs, labels)
+    return TensorPart(inputs, means[labels] if task == "regression" else labels)
 
 
 def settings_at(kind, position, **chosen):
@@ -82,9 +82,11 @@ def frozen_teachers(lanes, labelled_KN):
 def training(lanes, name, *, live, **chosen):
     """Return objective and plan of some of four lanes that differ in everything a lane may differ in."""
     kind, seeds = TERMS[name], [100 + k for k in lanes]
-    term = kind([settings_at(kind, POSITIONS[k], **chosen) for k in lanes], SHAPES, seeds)
+    task = "classification" if "classification" in kind.tasks else "regression"
+    settings = [settings_at(kind, POSITIONS[k], **chosen) for k in lanes]
+    term = kind(settings, SHAPES._replace(task=task), seeds)
     labelled_KN = torch.stack([drawn(30 + k, N) > -0.5 for k in lanes])
-    rows = Rows(part(1), part(2), labelled_KN, "classification")
+    rows = Rows(part(1, task), part(2, task), labelled_KN, task)
     frozen = None if live else frozen_teachers(lanes, labelled_KN)
     taught = LiveTeacher(Network({"a": 4, "b": 4}, C, SIZE, seeds), Network({"b": 4}, C, SIZE, seeds), 0.7)
     objective = StudentObjective(
