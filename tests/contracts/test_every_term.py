@@ -106,9 +106,8 @@ def batch(student=1.0, teacher=1.0, auxiliary=1.0, task="classification"):
         for n, x in enumerate((student, teacher, teacher))
     ]
     masked = Masked(*(x.requires_grad_() for x in single))
-    return Batch(
-        *parts, outputs(3, 6, auxiliary), pool, known, rows_KB, layers=Layers(*layers), masked=masked
-    )
+    further = {"layers": Layers(*layers), "masked": masked, "average": outputs(17, 6, teacher)}
+    return Batch(*parts, outputs(3, 6, auxiliary), pool, known, rows_KB, **further)
 
 
 def given_to(name, *scales):
@@ -134,6 +133,7 @@ def picked(given, index):
         given.epoch,
         Layers(*(tuple(taken(x) for x in side) for side in given.layers)),
         Masked(*(taken(x) for x in given.masked)),
+        Outputs(*(taken(x) for x in given.average)),
     )
 
 
@@ -144,7 +144,13 @@ def inputs(given):
 
 def frozen(given):
     """Return all that teachers say, which is constant where they are frozen."""
-    return [*given.teacher, *given.pool[1:3], *given.layers.teacher, *given.masked[1:]]
+    return [
+        *given.teacher,
+        *given.pool[1:3],
+        *given.layers.teacher,
+        *given.masked[1:],
+        *given.average,
+    ]
 
 
 def learner(name, given):
@@ -214,7 +220,7 @@ def test_says_where_it_comes_from_and_what_it_is(name):
     assert term.settings_type.__doc__
     assert issubclass(term.settings_type, TermSettings)
     assert term.needs & {"teacher", "pool"}
-    assert term.needs <= {"teacher", "auxiliary", "pool", "layers", "masked"}
+    assert term.needs <= {"teacher", "auxiliary", "pool", "layers", "masked", "average"}
     assert term.tasks <= {"classification", "regression"}
     assert term.tasks
     assert term.classification_only <= set(term.settings_type.model_fields)

@@ -3,6 +3,7 @@
 Axes: K lanes, B batch, D width, C classes.
 """
 
+import dataclasses
 import math
 
 import pytest
@@ -152,3 +153,23 @@ def test_steps_lead_from_the_bins_of_the_targets_to_the_student(distance, gradie
 def test_bins_need_an_interval():
     with pytest.raises(ValueError, match="`low` must be below `high`, but is 1 against 1"):
         TERMS["step_regression"].settings_type(low=1.0)
+
+
+@pytest.mark.parametrize(("epoch", "ramp"), [(0, math.exp(-5)), (5, math.exp(-5 / 4)), (30, 1.0)])
+def test_students_follow_the_mean_teacher_and_each_other(epoch, ramp):
+    given = dataclasses.replace(batch(epoch), average=Outputs(drawn(20, D), drawn(21, C)))
+    mean = given.average.logits_KBC.softmax(dim=-1)
+    student, teacher = probabilities(given)
+    term = built("competing_students", ramp_up=10, mutual=0.3, teacher_gradient=True)
+    for k, value in enumerate(term(given).value_K.detach().tolist()):
+        expected = 0.0
+        for i, (p, q) in enumerate(zip(student[k], teacher[k], strict=True)):
+            gaps = [sum((a - float(b)) ** 2 for a, b in zip(x, mean[k, i], strict=True)) for x in (p, q)]
+            expected += ramp * sum(gaps) + 0.3 * (divergence(q, p) + divergence(p, q))
+        assert value == pytest.approx(expected / B, rel=1e-4)
+
+
+@pytest.mark.parametrize("teachers", [{"pool": ["student"]}, {"pool": ["joint"], "training": "joint"}])
+def test_competing_students_need_a_peer_of_their_own_kind(teachers):
+    with pytest.raises(ValueError, match="a term averages two students and needs a peer"):
+        run_of({"competing_students": {}}, **teachers)

@@ -12,6 +12,7 @@ import torch
 from mmdistill.models.network import Network, NetworkSettings
 from mmdistill.settings import declared_ranges
 from mmdistill.terms import TERMS, Shapes
+from mmdistill.training.average import AverageNetwork
 from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Plan, Race, Snapshot, fit
 from mmdistill.training.objectives import TensorPart
@@ -53,7 +54,7 @@ def cases():
             term = kind([kind.settings_type(**chosen)], SHAPES, [0])
             if not chosen or list(term.buffers()) or term.generators:
                 what = " ".join([name, *(f"{field}={option}" for field, option in chosen.items())])
-                if "auxiliary" not in kind.needs:
+                if not {"auxiliary", "average"} & kind.needs:
                     yield pytest.param(name, chosen, False, id=f"{what}, frozen teachers")
                 if name in LIVE:
                     learning = {**chosen, "teacher_gradient": True}
@@ -88,7 +89,9 @@ def training(lanes, name, *, live, **chosen):
     labelled_KN = torch.stack([drawn(30 + k, N) > -0.5 for k in lanes])
     rows = Rows(part(1, task), part(2, task), labelled_KN, task)
     frozen = None if live else frozen_teachers(lanes, labelled_KN)
-    taught = LiveTeacher(Network({"a": 4, "b": 4}, C, SIZE, seeds), Network({"b": 4}, C, SIZE, seeds), 0.7)
+    averaged = "average" in kind.needs
+    widths = {"a": 4} if averaged else {"a": 4, "b": 4}
+    taught = LiveTeacher(Network(widths, C, SIZE, seeds), Network({"b": 4}, C, SIZE, seeds), 0.7)
     objective = StudentObjective(
         Network({"a": 4}, C, SIZE, seeds),
         {name: term},
@@ -97,6 +100,7 @@ def training(lanes, name, *, live, **chosen):
         LocalRuntime(),
         frozen,
         taught if live else None,
+        AverageNetwork(Network({"a": 4}, C, SIZE, seeds), [0.9] * len(seeds)) if averaged else None,
     )
     rate = torch.tensor([(0.02, 0.002, 0.01, 0.005)[k] for k in lanes])
     decay = torch.tensor([0.1 * k for k in lanes])

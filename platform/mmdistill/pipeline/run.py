@@ -195,6 +195,10 @@ def _teacher_problems(run: RunSettings) -> list[str]:
     if run.looks_at("masked") and blind:
         needed = "where a term masks modalities, each must see one of the student's"
         problems.append(f"teachers.pool: {blind[0]!r} sees none of data.student ({needed})")
+    own = tuple(sorted(run.data.student))
+    if run.looks_at("average") and (not run.trains_teacher() or set(run.networks().values()) != {own}):
+        peer = 'a peer on the student\'s modalities: `training = "joint"` and `pool = ["student"]`'
+        problems.append(f"teachers: a term averages two students and needs {peer}")
     senders = [name for name, settings in terms.items() if getattr(settings, "teacher_gradient", False)]
     if senders and not run.trains_teacher():
         frozen = 'needs `teachers.training = "joint"`: a frozen teacher learns nothing'

@@ -20,6 +20,7 @@ from mmdistill.randomness import derive_seed
 from mmdistill.settings import declared_ranges, digest, flattened
 from mmdistill.terms import TERMS, Shapes
 from mmdistill.terms.base import AbstractTerm
+from mmdistill.training.average import AverageNetwork
 from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Fitted, Keeper, Plan, Race, fit
 from mmdistill.training.race import RaceSettings
@@ -146,8 +147,18 @@ def student_objective(
     names = () if frozen is None else frozen.names
     shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
     smoothing = _lanes(runs, "label_smoothing", fold)
-    terms = _terms(runs, shapes, fold)
-    return StudentObjective(student_network(runs, fold), terms, rows, smoothing, runtime, frozen, live)
+    terms, average = _terms(runs, shapes, fold), _average(runs, fold)
+    return StudentObjective(
+        student_network(runs, fold), terms, rows, smoothing, runtime, frozen, live, average
+    )
+
+
+def _average(runs: Sequence[RunSettings], fold: Fold) -> AverageNetwork | None:
+    names = [name for name in runs[0].active_terms() if "average" in TERMS[name].needs]
+    if not names:
+        return None
+    momentum = [dict(run.terms[names[0]])["momentum"] for run in runs]
+    return AverageNetwork(student_network(runs, fold), momentum)
 
 
 def _lanes(runs: Sequence[RunSettings], field: str, fold: Fold) -> Tensor:

@@ -90,6 +90,8 @@ class Batch:
         epoch: of the training, from 0.
         layers: of student and teacher; None unless a term of the run needs them.
         masked: what student and teacher say of single modalities; None unless a term of the run needs it.
+        average: of a network whose weights are a moving average of the student's and of those of the teacher
+            that trains along; None unless a term of the run needs it.
     """
 
     student: Outputs
@@ -101,6 +103,7 @@ class Batch:
     epoch: int = 0
     layers: Layers | None = None
     masked: Masked | None = None
+    average: Outputs | None = None
 
 
 class Shapes(NamedTuple):
@@ -154,8 +157,8 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """
 
     settings_type: ClassVar[type[TermSettings]]
-    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen), and beside a teacher `layers`
-    # or `masked`; every batch has its labels.
+    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen), and beside a teacher
+    # `layers`, `masked` or `average` (then there is a setting `momentum`); every batch has its labels.
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     # Tasks it is defined for, and the least number of classes with which it is not empty.
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmdistill.models.network import Network, Outputs
 from mmdistill.terms.base import AbstractTerm, Batch, Labels, Layers, Masked, Pool, Task
+from mmdistill.training.average import AverageNetwork
 from mmdistill.training.loop import Losses
 from mmdistill.training.objectives import (
     TensorPart,
@@ -135,16 +136,19 @@ class StudentObjective:
         runtime: Runtime,
         frozen: FrozenTeachers | None = None,
         live: LiveTeacher | None = None,
+        average: AverageNetwork | None = None,
     ) -> None:
         self.student, self._terms, self._rows = student, terms, rows
         self._smoothing_K, self._runtime = smoothing_K, runtime
-        self._frozen, self._live = frozen, live
+        self._frozen, self._live, self._average = frozen, live, average
         self._weights = {n: t.per_lane("weight", smoothing_K) for n, t in terms.items()}
         parts: dict[str, nn.Module] = {"student": student, "terms": nn.ModuleDict(terms)}
         if live is not None:
             parts["teacher"] = live.teacher
             if live.auxiliary is not None:
                 parts["auxiliary"] = live.auxiliary
+        if average is not None:
+            parts["average"] = average
         self.modules: nn.Module = nn.ModuleDict(parts)
 
     def only(self, lanes: Tensor) -> "StudentObjective":
@@ -157,7 +161,7 @@ class StudentObjective:
         frozen = None if self._frozen is None else self._frozen.only(lanes)
         live = None if self._live is None else self._live.only(lanes)
         return StudentObjective(
-            self.student, terms, rows, self._smoothing_K[lanes], self._runtime, frozen, live
+            self.student, terms, rows, self._smoothing_K[lanes], self._runtime, frozen, live, self._average
         )
 
     def losses(self, rows_KB: Tensor, epoch: int = 0) -> Losses:
@@ -183,7 +187,8 @@ class StudentObjective:
         layers = self._layers(rows_KB, choice_KB) if self._looks_at("layers") else None
         singly = self._masked(rows_KB, choice_KB) if self._looks_at("masked") else None
         known = Labels(labels, labelled_KB)
-        batch = Batch(student, teacher, auxiliary, pool, known, rows_KB, epoch, layers, singly)
+        average = self._follow(values, rows_KB)
+        batch = Batch(student, teacher, auxiliary, pool, known, rows_KB, epoch, layers, singly, average)
         for name, term in self._terms.items():
             found = term(batch)
             values[name] = found.value_K
@@ -214,6 +219,14 @@ class StudentObjective:
 
     def _inputs(self, network: Network, rows_KB: Tensor) -> dict[str, Tensor]:
         return at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
+
+    @torch.no_grad()
+    def _follow(self, values: Mapping[str, Tensor], rows_KB: Tensor) -> Outputs | None:
+        """Let the average take a step, and return what it says; None where there is none."""
+        if self._average is None or self._live is None:
+            return None
+        self._average.follow(self.student, self._live.teacher, values["task"] <= values["teacher_task"])
+        return self._run(self._average.network, rows_KB)
 
     def _layers(self, rows_KB: Tensor, choice_KB: Tensor | None) -> Layers:
         student = self._layers_of(self.student, rows_KB)
