@@ -128,6 +128,9 @@ def test_a_killed_driver_loses_nothing_and_the_table_is_that_of_an_undisturbed_r
     assert again.num_rows == 0
     attempts = query(root, "SELECT order_id, count(*) AS n FROM attempts GROUP BY order_id").to_pylist()
     assert {row["order_id"] for row in attempts if row["n"] > 1}.isdisjoint(finished)
+    # Orders wait for each other many times here, and the processes stay all the same.
+    processes = query(root, "SELECT DISTINCT host, pid FROM attempts")
+    assert processes.num_rows <= 2 * len(os.sched_getaffinity(0))
 
 
 def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):

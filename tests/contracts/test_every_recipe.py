@@ -18,6 +18,7 @@ from mmdistill.pipeline.order import Lane, Order
 from mmdistill.pipeline.recipe import FOLDER, recipe, recipes
 from mmdistill.pipeline.run import RunSettings, canonical, live_ranges, unfit_terms
 from mmdistill.settings import merged
+from mmdistill.terms import TERMS
 from mmdistill.training.runtime import LocalRuntime
 
 BASE = {
@@ -144,6 +145,23 @@ def test_runs_and_measures(name, tmp_path):
         assert sum(trial.selection.values()) == pytest.approx(1)
     else:
         assert trial.selection == {}
+
+
+@pytest.mark.parametrize(
+    ("training", "pool", "unmet"),
+    [
+        ("frozen", ["joint"], {"auxiliary", "average"}),
+        ("joint", ["joint"], {"pool", "average"}),
+        ("joint", ["student"], {"pool"}),
+    ],
+)
+def test_all_terms_go_together(training, pool, unmet, tmp_path):
+    names = [n for n, term in TERMS.items() if "classification" in term.tasks and not term.needs & unmet]
+    teachers = BASE["teachers"] | {"pool": pool, "training": training}
+    run = RunSettings.model_validate(BASE | {"teachers": teachers, "terms": {n: {} for n in names}})
+    final = executed(run, tmp_path)
+    assert [trial.status for trial in final.trials] == ["complete"]
+    assert {f"term/{name}" for name in names} <= {row.name for row in final.epochs}
 
 
 def test_runs_on_a_regression(name, regression, tmp_path):

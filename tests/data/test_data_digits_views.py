@@ -32,6 +32,11 @@ def test_has_the_sizes_of_its_recipe(digits):
     assert len(digits) == 1797
 
 
+def test_rows_are_those_of_scikit_learn(digits, image):
+    np.testing.assert_array_equal(digits.inputs["pixels"], image.reshape(-1, 64).astype(np.float32))
+    np.testing.assert_array_equal(digits.labels, load_digits().target)
+
+
 def test_views_follow_their_definitions(digits, image):
     row, inputs = 123, {name: values[123] for name, values in digits.inputs.items()}
     one = image[row]

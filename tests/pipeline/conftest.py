@@ -34,6 +34,16 @@ RECIPES = {
         "terms": {"transport": {"k": 8}, "centroid": {}, "softened_logits": {}},
         "data.label_fraction": 0.5,
     },
+    # MT-PKDOT with whatever of it can be trained or chosen.
+    "complete": {
+        "teachers.pool": ["each", "joint"],
+        "alignment": {"kind": "raw", "loss": "kl", "epochs": 2},
+        "selection.policy": "weighted",
+        "hallucinator": {"kind": "relu", "loss": "mse"},
+        "student": {"init": "visual_only", "task_weight": 0.8},
+        "terms": {"transport": {"k": 8, "eps": 0.01}, "feature_cosine": {"gate": "inverse"}},
+        "data.label_fraction": 0.5,
+    },
     "amid": {
         "teachers.pool": ["joint"],
         "teachers.training": "joint",

@@ -15,7 +15,7 @@ from mmdistill.training.loop import Snapshot
 from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import LocalRuntime
 
-RECIPES = ["student_only", "hinton", "mt_pkdot", "amid"]
+RECIPES = ["student_only", "hinton", "mt_pkdot", "complete", "amid"]
 EDITS = {"epochs": 4, "teachers__epochs": 3}
 
 
@@ -153,8 +153,9 @@ def test_an_order_killed_after_every_epoch_leaves_the_same_bits(run, order, tmp_
     whole, cut = StageCache(tmp_path / "whole"), StageCache(tmp_path / "cut", checkpoint_seconds=0)
     expected = execute(asked, whole, LocalRuntime())
     found, deaths = until_done(asked, cut)
-    trained = {"student_only": 3, "amid": 3, "hinton": 2 + 3, "mt_pkdot": 3 * 2 + 1 + 3}[recipe]
-    assert deaths == trained
+    trained = {"student_only": 3, "amid": 3, "hinton": 2 + 3, "mt_pkdot": 3 * 2 + 1 + 3}
+    trained["complete"] = trained["mt_pkdot"] + 2
+    assert deaths == trained[recipe]
     assert weights(cut) == weights(whole)
     assert science(found) == science(expected)
     assert list((cut.root / "checkpoints").iterdir()) == []

@@ -8,6 +8,7 @@ from sklearn.metrics import log_loss
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.fold import opened
 from mmdistill.pipeline.studying import _frozen
+from mmdistill.training.objectives import TensorPart
 from mmdistill.training.student import Rows
 
 
@@ -54,7 +55,7 @@ def test_teachers_are_compared_by_their_loss_at_each_labelled_row(run, evidence,
         name: torch.randn(3, 120, 4, generator=generator) for name in ("features", "logits", "held_out")
     }
     entry = Entry(tensors, {"teachers": ["audio", "decoy", "joint"]})
-    frozen = _frozen(one, [entry], Rows(fold.train, fold.validation, labelled, "classification"))
+    frozen = _frozen([one], [entry], Rows(fold.train, fold.validation, labelled, "classification"))
     p = tensors[source].double().softmax(dim=-1).numpy()
     for m in range(3):
         for n in range(0, 120, 7):
@@ -62,3 +63,15 @@ def test_teachers_are_compared_by_their_loss_at_each_labelled_row(run, evidence,
             expected = log_loss([label], p[m, [n]], labels=range(4)) if labelled[0, n] else 0.0
             assert float(frozen.evidence_KMN[0, m, n]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert frozen.policy == "sample"
+
+
+def test_in_a_regression_a_batch_may_compare_teachers_by_their_concordance(run):
+    by_ccc = {"selection__policy": "batch", "selection__regression": "ccc"}
+    drawn = {name: torch.randn(3, 20, 2) for name in ("features", "logits", "held_out")}
+    part = TensorPart({"face": torch.zeros(20, 2)}, torch.randn(20, 2))
+    rows = Rows(part, part, torch.ones(1, 20, dtype=torch.bool), "regression")
+    entry = Entry(drawn, {"teachers": ["audio", "decoy", "joint"]})
+    found = _frozen([run("mt_pkdot", **by_ccc)], [entry], rows)
+    assert torch.equal(found.judged_KMNC[0], drawn["held_out"])
+    assert torch.equal(found.targets_NC, part.labels)
+    assert _frozen([run("mt_pkdot", selection__policy="batch")], [entry], rows).judged_KMNC is None

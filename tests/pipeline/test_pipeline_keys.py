@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
 from mmdistill.pipeline.stages import VERSIONS, Pipeline
 from mmdistill.pipeline.studying import cohort_key
-from mmdistill.settings import edited
+from mmdistill.settings import Choice, edited
+from mmdistill.studies.space import is_live
 
 EVERYTHING = {"teacher", "alignment", "teacher_outputs", "student"}
 SET = EVERYTHING - {"teacher"}
@@ -24,6 +25,15 @@ EDITS = {
     ("terms.centroid.weight", 0.0): {"student"},
     ("selection.policy", "batch"): {"student"},
     ("selection.evidence", "in_sample"): {"student"},
+    ("selection.temperature", 1.0): set(),
+    ("selection.regression", "ccc"): set(),
+    ("hallucinator.kind", "linear"): {"teacher_outputs", "student"},
+    ("student.init", "visual_only"): {"student"},
+    ("student.task_weight", 0.8): {"student"},
+    ("terms.transport.eps", 0.01): {"student"},
+    ("alignment.loss", "mse"): SET,
+    ("alignment.detach_joint", True): SET,
+    ("alignment.temperature", 2.0): set(),
     ("alignment.weight", 0.4): SET,
     ("alignment.epochs", 3): SET,
     ("alignment.kind", "none"): SET,
@@ -60,9 +70,10 @@ def changed(before, after):
 @settings(max_examples=150, deadline=None)
 @given(edits=st.lists(st.sampled_from(list(EDITS)), unique_by=lambda edit: edit[0], max_size=4))
 def test_keys_change_exactly_with_what_they_depend_on(run, edits):
-    # With folds the number of folds matters; without alignment its settings do not.
+    # With folds the number of folds matters; a choice per batch may be by CCC; without alignment its settings
+    # do not matter, and with an absolute regularisation the relative one does not.
     paths = {path for path, _ in edits}
-    if {"data.folds.scheme", "data.folds.count"} <= paths:
+    if {"data.folds.scheme", "data.folds.count"} <= paths or "selection.regression" in paths:
         return
     before = run("mt_pkdot")
     after = RunSettings.model_validate(edited(before.as_json(), dict(edits)))
@@ -149,6 +160,39 @@ def test_the_auxiliary_counts_where_a_term_asks_for_it(run):
     absent = {"terms__auxiliary_information__weight": 0.0}
     without = [run("amid", **pool, **absent, data__privileged=n) for n in (["audio"], ["audio", "decoy"])]
     assert keys(without[0]) == keys(without[1])
+
+
+def test_a_frozen_auxiliary_is_a_stage_before_a_teacher_that_trains_along(run):
+    frozen = {"teachers__auxiliary": "frozen"}
+    before = keys(run("amid", **frozen))
+    alone = keys(run("hinton", teachers__pool=["privileged"]))
+    assert list(before) == ["teacher audio+decoy", "teacher_outputs", "student"]
+    assert before["teacher audio+decoy"] == alone["teacher audio+decoy"]
+    assert before["teacher_outputs"] == alone["teacher_outputs"]
+    assert changed(before, keys(run("amid", **frozen, teachers__task_weight=0.5))) == {"student"}
+    assert changed(before, keys(run("amid", **frozen, teachers__epochs=9))) == {
+        "teacher",
+        "teacher_outputs",
+        "student",
+    }
+    assert keys(run("amid"))["student"] != before["student"]
+    without = {"terms__auxiliary_information__weight": 0.0}
+    assert keys(run("amid", **without, **frozen)) == keys(run("amid", **without))
+    assert keys(run("hinton", **frozen)) == keys(run("hinton"))
+
+
+def test_what_would_go_to_a_frozen_teacher_is_dead(run):
+    frozen = {"teachers__training": "frozen", "terms__auxiliary_information__weight": 0.0}
+    with_it = run("amid", **frozen, terms__mutual_information__teacher_gradient=True)
+    without = run("amid", **frozen, terms__mutual_information__teacher_gradient=False)
+    assert keys(with_it) == keys(without)
+    assert cohort_key(with_it) == cohort_key(without)
+    joint = [run("amid", terms__mutual_information__teacher_gradient=value) for value in (True, False)]
+    assert keys(joint[0]) != keys(joint[1])
+    choice = Choice(choice=(True, False))
+    path = "terms.mutual_information.teacher_gradient"
+    assert not is_live(path, choice, with_it, "classification")
+    assert is_live(path, choice, joint[0], "classification")
 
 
 def test_stages_come_after_what_they_read(run):
@@ -258,6 +302,16 @@ REFUSED = [
     ("hinton", {"teachers__pool": []}, "terms.softened_logits needs a teacher, and teachers.pool is empty"),
     ("amid", {"teachers__pool": ["each"]}, r"must be the only one, but the pool is \['audio', 'decoy'\]"),
     ("amid", {"teachers__training": "frozen"}, 'an auxiliary network needs `teachers.training = "joint"`'),
+    (
+        "amid",
+        {"teachers__training": "frozen", "teachers__auxiliary": "frozen"},
+        "terms.auxiliary_information has no gradient: teacher and auxiliary are both frozen",
+    ),
+    (
+        "amid",
+        {"teachers__auxiliary": "frozen", "terms__auxiliary_information__teacher_gradient": False},
+        "terms.auxiliary_information moves neither teacher nor auxiliary, which is frozen",
+    ),
     (
         "amid",
         {"teachers__pool": ["student"], "data__privileged": []},

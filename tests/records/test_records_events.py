@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing import data_provider, event_accumulato
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from mmdistill.records import events
@@ -43,7 +45,7 @@ def written(folder, lr=0.01, accuracy=0.9, row="hinton/search-000"):
 
 def hparams_page(tmp_path):
     """Return what the HParams page shows: the columns, and the rows."""
-    write_experiment_events(tmp_path, DOMAINS, ["accuracy", "log_loss"])
+    write_experiment_events(tmp_path, DOMAINS, ["accuracy", "log_loss"], {})
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path))
     multiplexer.Reload()
@@ -117,6 +119,19 @@ def test_the_hparams_page_shows_the_domains(groups):
     assert {option.bool_value for option in options["debiased"]} == {True, False}
     shown = [(info.name.tag, info.display_name) for info in experiment.metric_infos]
     assert shown == [("final/accuracy", "accuracy"), ("final/log_loss", "log_loss")]
+
+
+def test_curves_that_belong_together_are_one_chart(tmp_path):
+    names = ("validation/teacher_accuracy", "validation/teacher_auxiliary_r2")
+    write_experiment_events(tmp_path, DOMAINS, [], {"teacher": names, "a.b": ("term/a.b",)})
+    accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    (point,) = accumulator.Tensors(metadata.CONFIG_SUMMARY_TAG)
+    layout = layout_pb2.Layout.FromString(point.tensor_proto.string_val[0])
+    ((first, second),) = (category.chart for category in layout.category)
+    assert (first.title, second.title) == ("teacher", "a.b")
+    for name in names:
+        assert [name for pattern in first.multiline.tag if re.search(pattern, name)] == [name]
+    assert not any(re.search(pattern, "term/aXb") for pattern in second.multiline.tag)
 
 
 def test_repetitions_are_one_row_with_the_mean_of_their_metrics(tmp_path):

@@ -223,7 +223,7 @@ def test_a_student_of_another_width_is_compared_with_its_like():
 
 def test_controls_are_one_key():
     found = made(MT | {"controls": True})
-    assert list(found) == [f"mt.{name}" for name in CONTROLS]
+    assert list(found) == [f"mt.{name}" for name in CONTROLS if name != "doubled_information"]
     same = found["mt.same_modality"].run
     assert dict(same.networks()) == {"student": ("face",)}
     assert set(same.active_terms()) == {"centroid", "transport"}
@@ -247,6 +247,17 @@ def test_a_control_of_a_jointly_trained_teacher_leaves_out_its_auxiliary():
     arm = found["amid.same_modality"]
     assert set(arm.run.active_terms()) == {"conditional_entropy", "mutual_information"}
     assert arm.change.endswith("without auxiliary_information")
+
+
+def test_information_of_twice_the_weight_stands_in_for_the_conditional_entropy():
+    edits = {"terms.mutual_information.weight": 0.7}
+    found = made({"name": "amid", "recipe": "amid", "edits": edits, "controls": ["doubled_information"]})
+    arm = found["amid.doubled_information"]
+    assert set(arm.run.active_terms()) == {"auxiliary_information", "mutual_information"}
+    assert arm.run.terms["mutual_information"].weight == 1.4
+    assert "terms.mutual_information.weight" not in arm.space
+    with pytest.raises(ConfigError, match="it has not both terms, mutual_information and"):
+        made(MT | {"controls": ["doubled_information"]})
 
 
 def test_controls_of_a_generated_arm_are_a_design():

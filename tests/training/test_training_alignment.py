@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from torch.nn.functional import cosine_embedding_loss, cross_entropy, linear
+from torch.nn.functional import cosine_embedding_loss, cross_entropy, kl_div, linear, mse_loss
 
+from mmdistill.losses.discrepancy import mmd
 from mmdistill.models.network import Network, NetworkSettings
-from mmdistill.training.objectives import AlignedTeachers, AlignmentObjective, Streams, aligned_on
+from mmdistill.training.objectives import (
+    AlignedTeachers,
+    AlignmentLoss,
+    AlignmentObjective,
+    Streams,
+    aligned_on,
+)
 
 K, N, D, C = 2, 12, 6, 3
 
@@ -51,6 +58,51 @@ def test_the_objective_is_equation_one(aligned, streams, weight):
     total_K = objective.losses(rows_KB).total_K
     for k in range(K):
         torch.testing.assert_close(total_K[k], by_hand(aligned, streams, k, rows_KB[k], weight))
+
+
+def pull_by_hand(kind, other, joint):
+    """Return the distance of one lane's outputs to the joint teacher's."""
+    if kind == "mse":
+        return mse_loss(other.features_KBD, joint.features_KBD)
+    if kind == "mmd":
+        return mmd(other.features_KBD, joint.features_KBD)
+    softened = [(outputs.logits_KBC / 3).log_softmax(dim=-1) for outputs in (other, joint)]
+    return 9 * kl_div(*softened, reduction="batchmean", log_target=True)
+
+
+@pytest.mark.parametrize("kind", ["mmd", "mse", "kl"])
+@pytest.mark.parametrize("adapters", [True, False])
+def test_the_other_losses_pull_as_they_say(streams, kind, adapters):
+    joint = Network({"a": 4, "b": 5}, C, NetworkSettings(width=D, depth=1), [1, 2])
+    aligned = AlignedTeachers(("a", "b"), joint, C, [3, 4], adapters=adapters)
+    loss = AlignmentLoss(kind, temperature=3.0)
+    objective = AlignmentObjective(aligned, streams, streams, "classification", 1.0, loss)
+    total_K = objective.losses(torch.arange(8).expand(K, 8)).total_K
+    found = aligned(*({n: x[:, :8] for n, x in group.items()} for group in (streams.unimodal, streams.joint)))
+    if not adapters:
+        assert torch.equal(found["a"].features_KBD, streams.unimodal["a"][:, :8])
+    for k in range(K):
+        lane = {name: type(said)(*(x[k] for x in said)) for name, said in found.items()}
+        expected = sum(pull_by_hand(kind, lane[name], lane["joint"]) for name in "ab")
+        torch.testing.assert_close(total_K[k], expected)
+
+
+def test_in_a_regression_outputs_are_pulled_by_their_squares(aligned, streams):
+    found = aligned(streams.unimodal, streams.joint)
+    pulled_K = AlignmentLoss("kl")("regression", found["a"], found["joint"])
+    expected = (found["a"].logits_KBC - found["joint"].logits_KBC).square().mean(dim=(1, 2))
+    torch.testing.assert_close(pulled_K, expected)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "mmd", "mse", "kl"])
+def test_a_detached_joint_teacher_stays_where_it_is(aligned, streams, kind):
+    aligned.requires_grad_(True)
+    loss = AlignmentLoss(kind, detach_joint=True)
+    objective = AlignmentObjective(aligned, streams, streams, "classification", 1.0, loss)
+    objective.losses(torch.arange(8).expand(K, 8)).total_K.sum().backward()
+    gradient = aligned.fusion.projections[0].weight_KIO.grad
+    assert gradient is None or not gradient.any()
+    assert aligned.adapters["a"].up.weight_KIO.grad.abs().sum() > 0
 
 
 def test_the_joint_teacher_is_pulled_too(aligned, streams):

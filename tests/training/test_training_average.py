@@ -19,13 +19,18 @@ def network(*seeds):
 
 def test_every_lane_takes_its_step_towards_its_better_network():
     average, first, second = AverageNetwork(network(1, 2), [0.9, 0.5]), network(3, 4), network(5, 6)
+    average.follow(second, first, torch.tensor([True, False]))
     before = {name: weights_K.clone() for name, weights_K in average.network.named_buffers()}
-    average.follow(first, second, torch.tensor([True, False]))
+    for _ in range(2):
+        average.follow(first, second, torch.tensor([True, False]))
     firsts, seconds = (dict(one.named_parameters()) for one in (first, second))
     assert before.keys() == firsts.keys()
     for name, found_K in average.network.named_buffers():
-        torch.testing.assert_close(found_K[0], 0.9 * before[name][0] + 0.1 * firsts[name][0])
-        torch.testing.assert_close(found_K[1], 0.5 * before[name][1] + 0.5 * seconds[name][1])
+        # The first step takes all, later ones keep 1/2 and 2/3, but no more than the momentum.
+        assert torch.equal(before[name][0], seconds[name][0])
+        assert torch.equal(before[name][1], firsts[name][1])
+        torch.testing.assert_close(found_K[0], before[name][0] / 3 + 2 * firsts[name][0] / 3)
+        torch.testing.assert_close(found_K[1], before[name][1] / 4 + 3 * seconds[name][1] / 4)
     assert list(average.parameters()) == []
 
 

@@ -76,7 +76,13 @@ def frozen_teachers(lanes, labelled_KN):
         for shift, (name, shape) in enumerate(shapes.items())
     }
     return FrozenTeachers(
-        ("a", "joint"), torch.stack(features), torch.stack(logits), evidence, labelled_KN, "sample", further
+        ("a", "joint"),
+        torch.stack(features),
+        torch.stack(logits),
+        evidence,
+        labelled_KN,
+        "sample",
+        further=further,
     )
 
 
@@ -100,7 +106,7 @@ def training(lanes, name, *, live, **chosen):
         LocalRuntime(),
         frozen,
         taught if live else None,
-        AverageNetwork(Network({"a": 4}, C, SIZE, seeds), [0.9] * len(seeds)) if averaged else None,
+        average=AverageNetwork(Network({"a": 4}, C, SIZE, seeds), [0.9] * len(seeds)) if averaged else None,
     )
     rate = torch.tensor([(0.02, 0.002, 0.01, 0.005)[k] for k in lanes])
     decay = torch.tensor([0.1 * k for k in lanes])

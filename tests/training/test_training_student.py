@@ -1,10 +1,14 @@
 """A student's objective: the task on labelled rows plus weighted terms on every row."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 
-from mmdistill.models.network import Network, NetworkSettings
+from mmdistill.losses.discrepancy import mmd
+from mmdistill.models.hallucinator import Missing
+from mmdistill.models.network import Network, NetworkSettings, Outputs
 from mmdistill.terms import TERMS, Batch, Shapes
 from mmdistill.training.objectives import TensorPart, at_rows, outputs_on
 from mmdistill.training.runtime import LocalRuntime
@@ -111,6 +115,36 @@ def test_a_teacher_that_trains_along_has_a_task_of_its_own(rows):
     assert {"criterion", "accuracy", "teacher_log_loss", "teacher_accuracy"} <= set(mine.validation())
 
 
+def test_a_frozen_auxiliary_says_what_it_said_of_each_row_in_the_lanes_that_are_left(rows):
+    said = Outputs(torch.randn(K, N, D), torch.randn(K, N, C))
+    seen = []
+
+    class Look(TERMS["auxiliary_information"]):
+        def forward(self, batch):
+            seen.append(batch.auxiliary)
+            return super().forward(batch)
+
+    kind = Look.settings_type(teacher_gradient=True)
+    term = Look([kind] * K, Shapes(D, D, D, "classification", C), [0, 1])
+    teacher = Network({"a": 4, "b": 4}, C, SIZE, [3, 4])
+    whole = StudentObjective(
+        Network({"a": 4}, C, SIZE, [0, 1]), {"look": term}, rows, torch.zeros(K), LocalRuntime(), None,
+        LiveTeacher(teacher, said, 1.0),
+    )  # fmt: skip
+    found = whole.losses(ROWS_KB)
+    assert set(found.terms) == {"task", "teacher_task", "look"}
+    assert {n.split(".")[0] for n, _ in whole.modules.named_parameters()} == {"student", "terms", "teacher"}
+    for k in range(K):
+        for what, all_rows in zip(seen[0], said, strict=True):
+            assert torch.equal(what[k], all_rows[k, ROWS_KB[k]])
+    left = whole.only(torch.tensor([1]))
+    for module in (left.student, teacher, term):
+        for parameter in module.parameters():
+            parameter.data = parameter.data[1:]
+    left.losses(ROWS_KB[1:])
+    assert torch.equal(seen[1].features_KBD[0], said.features_KBD[1, ROWS_KB[1]])
+
+
 def test_validation_is_the_log_loss_without_smoothing(rows, frozen):
     mine = objective(rows, frozen)
     seen = mine.validation()
@@ -128,3 +162,31 @@ def test_a_large_part_goes_through_in_pieces(rows, monkeypatch):
     pieces = outputs_on(student, rows.train, K)
     torch.testing.assert_close(whole.logits_KBC, pieces.logits_KBC)
     torch.testing.assert_close(whole.features_KBD, pieces.features_KBD)
+
+
+def test_the_task_of_the_student_has_a_weight(rows, frozen):
+    student = Network({"a": 4}, C, SIZE, [1, 2])
+    mine = StudentObjective(
+        student, terms(), rows, torch.zeros(K), LocalRuntime(), frozen, task_weight=0.8
+    ).only(torch.arange(K))
+    found = mine.losses(ROWS_KB)
+    weighted = sum(torch.tensor(w) * found.terms[name] for name, w in WEIGHTS.items())
+    torch.testing.assert_close(found.total_K, 0.8 * found.terms["task"] + weighted)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mmd"])
+def test_hallucinated_features_go_to_the_teachers(rows, frozen, loss):
+    streams = torch.randn(K, 2, N, D, generator=torch.Generator().manual_seed(7))
+    student = Network({"a": 4}, C, SIZE, [1, 2], Missing("linear", ("b", "c")))
+    taught = replace(frozen, streams_KSND=streams)
+    mine = StudentObjective(
+        student, terms(), rows, torch.zeros(K), LocalRuntime(), taught, hallucination=loss
+    ).only(torch.arange(K))
+    found = mine.losses(ROWS_KB)
+    _, missing = student.with_missing(at_rows(rows.train.inputs, ("a",), ROWS_KB))
+    for k in range(K):
+        pairs = [(missing[s][k], streams[k, s, ROWS_KB[k]]) for s in range(2)]
+        expected = sum(mse_loss(*pair) if loss == "mse" else mmd(*pair) for pair in pairs)
+        torch.testing.assert_close(found.terms["hallucination"][k], expected)
+    weighted = sum(torch.tensor(w) * found.terms[name] for name, w in WEIGHTS.items())
+    torch.testing.assert_close(found.total_K, found.terms["task"] + weighted + found.terms["hallucination"])

@@ -32,12 +32,14 @@ VARIABLES = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # What Tune would restore itself from: all trials each time, and every order remembered as text.
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # Tune would swallow Ctrl-C; `launch` has a handler of its own.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Tune would remember every order as text, for a record of its own that nobody reads.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     # The new output prints boxes of its own even when told to be silent.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Orders run in actors, which come too early for the worker processes that Ray starts in advance.
+    "RAY_prestart_worker_first_driver": "0",
 }
 OBJECT_STORE_BYTES = 256 * 2**20
 # A unix socket path holds 107 bytes; Ray appends about 60.

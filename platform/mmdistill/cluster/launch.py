@@ -63,6 +63,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
     from ray import tune
 
     from mmdistill.cluster.searcher import OrderSearcher, Reduced
+    from mmdistill.cluster.standby import StandbyScheduler
     from mmdistill.cluster.worker import order_trial
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -73,6 +74,7 @@ def _run(session: Session, cache: Path, listen: Listener, scratch: Path) -> None
         tune.with_resources(tune.with_parameters(order_trial, common=common), share.order),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=StandbyScheduler(share.concurrent),
             num_samples=-1,
             max_concurrent_trials=share.concurrent,
             reuse_actors=True,

@@ -4,135 +4,55 @@ Axes: L leading axes (lanes; any number), B batch, D width, A anchors.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmdistill.errors import NumericsError
+from mmdistill.losses.anchors import (
+    AnchorKind,
+    Shift,
+    anchor_counts,
+    shifted,
+    similarities,
+    structural_points,
+)
 from mmdistill.losses.base import loss, per_lane, unit_rows
-from mmdistill.transport.clouds import transport_clouds
+from mmdistill.transport.clouds import Transported, half_squared_distances, median_cost, transport_clouds
+from mmdistill.transport.couplings import exact_transport, gromov_transport, unbalanced_transport
+from mmdistill.transport.sinkhorn import Value
 
-AnchorKind = Literal["least", "most", "all", "global"]
-Shift = Literal["min", "none"]
-Coupling = Literal["entropic", "identity"]
+Coupling = Literal["entropic", "identity", "exact", "unbalanced", "gromov", "fused_gromov"]
 
 
-class Anchors(NamedTuple):
-    """Columns of the similarity matrix to compare.
+class Objective(NamedTuple):
+    """What is minimised between two structures, and how far.
 
     Attributes:
-        indices_LBA: ascending by the teacher's similarity; A is the largest k of any lane.
-        kept_LA: True for the k columns of the lane; None if all lanes keep all.
+        coupling: ``entropic``: min <P, C> + eps KL(P || a x b); ``identity``: each sample with itself, mean
+            of 1/2 ||x_i - y_i||^2; ``exact``: min <P, C>; ``unbalanced``: entropic, its marginals free at a
+            price (:func:`~mmdistill.transport.couplings.unbalanced_transport`); ``gromov``:
+            Gromov-Wasserstein between the two (shifted) similarity matrices, without anchors;
+            ``fused_gromov``: that and the exact transport between the points, both as means of 1/2
+            (difference of similarities)^2 (:func:`~mmdistill.transport.couplings.gromov_transport`).
+        value: ``regularised`` or, of the entropic plans, ``linear``: <P, C> with its gradient through the
+            optimality conditions.
+        debias: whether to subtract the two self-transports, so that the least value is 0, at X = Y; of the
+            entropic and the unbalanced ones, for the others need none.
+        tolerance: marginal error at which a problem is solved; of the unbalanced ones: change of a scaling.
+        iterations: most iterations of the solver.
+        penalty_rel: price of a free marginal, in units of the median cost; one or one per lane.
+        structure: share of the Gromov-Wasserstein part of a fused one in [0, 1]; one or one per lane.
     """
 
-    indices_LBA: Tensor
-    kept_LA: Tensor | None
-
-
-def similarities(features_LBD: Tensor) -> Tensor:
-    """Return the cosine similarities S_LBB of the rows, in [-1, 1]; 0 with a row of zeros."""
-    unit_LBD = unit_rows(features_LBD)
-    return unit_LBD @ unit_LBD.mT
-
-
-def anchor_indices(teacher_S_LBB: Tensor, kind: AnchorKind, k: int | Tensor) -> Anchors:
-    """Return which similarities of each row are compared, chosen by the teacher.
-
-    Args:
-        teacher_S_LBB: the teacher's similarities.
-        kind: ``least``: the k least similar of each row (as the released code); ``most``: the k most similar
-            other than itself; ``global``: the k columns of least mean similarity, the same for every row;
-            ``all``: every column, in each row's own order.
-        k: how many, >= 1, one or one per lane; capped at what there is: B, and B - 1 for ``most``.
-
-    Raises:
-        NumericsError: if ``k`` is below 1.
-    """
-    batch = teacher_S_LBB.shape[-1]
-    k_L = torch.as_tensor(k, device=teacher_S_LBB.device)
-    if bool((k_L < 1).any()):
-        raise NumericsError(f"`k` must be >= 1, but is {int(k_L.min())}")
-    available = batch - 1 if kind == "most" else batch
-    k_L = torch.full_like(k_L, available) if kind == "all" else k_L.clamp(max=available)
-    widest = int(k_L.max())
-    if kind == "global":
-        columns_LA = _first(teacher_S_LBB.detach().mean(dim=-2), widest)
-        indices_LBA = columns_LA[..., None, :].expand(*teacher_S_LBB.shape[:-1], widest)
-    elif kind == "most":
-        itself_BB = torch.eye(batch, dtype=torch.bool, device=teacher_S_LBB.device)
-        indices_LBA = _first(-teacher_S_LBB.detach().masked_fill(itself_BB, -math.inf), widest)
-    else:
-        indices_LBA = _first(teacher_S_LBB.detach(), widest)
-    if bool((k_L == widest).all()):
-        kept_LA = None
-    else:
-        kept_LA = torch.arange(widest, device=k_L.device) < k_L[..., None]
-    if kind == "most":
-        indices_LBA = indices_LBA.flip(-1)
-        kept_LA = None if kept_LA is None else kept_LA.flip(-1)
-    return Anchors(indices_LBA, kept_LA)
-
-
-def _first(values: Tensor, count: int) -> Tensor:
-    """Return the positions of the least values, ascending.
-
-    Of equal ones the first: equal similarities are common between rectified features, and which of them
-    `topk` takes depends on how many are asked for, so that a lane would depend on its neighbours.
-    """
-    if values.device.type == "cpu" and values.dtype == torch.float32:
-        return _order(values)[..., :count]
-    return values.sort(dim=-1, stable=True).indices[..., :count]
-
-
-def _order(values: Tensor) -> Tensor:
-    """Return the order of each row, ascending; ten times faster on a CPU than a stable sort."""
-    # Adding 0 makes one zero of the two; then the bits of a float, with those below the sign of a negative
-    # one flipped, are ordered as the floats are, and the position under them makes all keys different.
-    bits = (values + 0.0).numpy().view(np.int32)
-    bits ^= (bits >> 31) & 0x7FFFFFFF
-    keys = bits.astype(np.int64)
-    keys <<= 32
-    keys |= np.arange(keys.shape[-1])
-    keys.sort(axis=-1)
-    keys &= 0xFFFFFFFF
-    return torch.from_numpy(keys)
-
-
-def structural_points(
-    student_S_LBB: Tensor,
-    teacher_S_LBB: Tensor,
-    kind: AnchorKind,
-    k: int | Tensor,
-    *,
-    shift: Shift = "min",
-    detach_shift: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return the teacher's points X_LBA and the student's points Y_LBA (MT-PKDOT, equation 3).
-
-    A point is a row of similarities to its anchors; columns beyond a lane's own k are 0 in both.
-
-    Args:
-        student_S_LBB: the student's similarities.
-        teacher_S_LBB: the teacher's similarities, which choose the anchors.
-        kind: as in :func:`anchor_indices`.
-        k: as in :func:`anchor_indices`.
-        shift: ``min`` subtracts each matrix's least entry, so that points are non-negative.
-        detach_shift: whether that entry is a constant as far as the gradient is concerned.
-    """
-    anchors = anchor_indices(teacher_S_LBB, kind, k)
-    points = []
-    for S_LBB in (teacher_S_LBB, student_S_LBB):
-        shifted_LBB = S_LBB if shift == "none" else S_LBB - _least(S_LBB, detach=detach_shift)
-        points_LBA = shifted_LBB.gather(-1, anchors.indices_LBA)
-        points.append(points_LBA if anchors.kept_LA is None else points_LBA * anchors.kept_LA[..., None, :])
-    return points[0], points[1]
-
-
-def _least(S_LBB: Tensor, *, detach: bool) -> Tensor:
-    least_L11 = S_LBB.amin(dim=(-2, -1), keepdim=True)
-    return least_L11.detach() if detach else least_L11
+    coupling: Coupling = "entropic"
+    value: Value = "regularised"
+    debias: bool = True
+    tolerance: float = 1e-4
+    iterations: int = 1000
+    penalty_rel: float | Tensor = 10.0
+    structure: float | Tensor = 0.5
 
 
 def structural_transport(
@@ -145,17 +65,14 @@ def structural_transport(
     anchors: AnchorKind = "least",
     shift: Shift = "min",
     detach_shift: bool = False,
-    debias: bool = True,
-    coupling: Coupling = "entropic",
-    tolerance: float = 1e-4,
-    iterations: int = 1000,
+    **objective: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the transport between the two similarity structures, and how it was solved.
 
-    With C = 1/2 ||x - y||^2 between the points of :func:`structural_points` and OT_eps = min <P, C> +
-    eps KL(P || a x b): OT_eps(X, Y) - 1/2 OT_eps(X, X) - 1/2 OT_eps(Y, Y) (MT-PKDOT, released code;
-    Feydy et al., 2019). The gradient is that of the optimal value. A lane with features that are not finite
-    gives NaN and does not disturb the others.
+    With C = 1/2 ||x - y||^2 between the points of :func:`~mmdistill.losses.anchors.structural_points` and
+    OT_eps = min <P, C> + eps KL(P || a x b): OT_eps(X, Y) - 1/2 OT_eps(X, X) - 1/2 OT_eps(Y, Y) (MT-PKDOT,
+    released code; Feydy et al., 2019), or another ``objective``. The gradient is that of the optimal value. A
+    lane with features that are not finite gives NaN and does not disturb the others.
 
     Args:
         student_LBD: features.
@@ -164,47 +81,71 @@ def structural_transport(
             per lane; infinity compares nothing but the means of the points.
         eps: regularisation itself, instead of ``eps_rel``; the released code has 0.01.
         k: number of anchors, one or one per lane.
-        anchors: which, see :func:`anchor_indices`.
-        shift: see :func:`structural_points`.
-        detach_shift: see :func:`structural_points`.
-        debias: whether to subtract the two self-transports, so that the least value is 0, at X = Y.
-        coupling: ``identity`` pairs each sample with itself instead: mean of 1/2 ||x_i - y_i||^2.
-        tolerance: marginal error at which a problem is solved.
-        iterations: most iterations of the solver.
+        anchors: which, see :func:`~mmdistill.losses.anchors.anchor_indices`.
+        shift: see :func:`~mmdistill.losses.anchors.structural_points`.
+        detach_shift: see :func:`~mmdistill.losses.anchors.structural_points`.
+        objective: attributes of :class:`Objective`.
 
     Returns:
         The value of each lane and, per lane: ``plan_entropy`` in nats, from log B (a permutation) to
         2 log B (no information); ``diagonal_mass`` in [0, 1]; ``converged``, the share of the lane's problems
-        that reached the tolerance; ``iterations`` of the slowest of all lanes.
+        that reached the tolerance; ``iterations`` of the slowest of all lanes, 0 where there are none.
 
     Raises:
-        NumericsError: if ``eps``, ``eps_rel`` or ``k`` is out of range.
+        NumericsError: if ``eps``, ``eps_rel``, ``k``, ``penalty_rel`` or ``structure`` is out of range.
     """
+    what = Objective(**objective)
+    if what.coupling in {"gromov", "fused_gromov"}:
+        S, T = (shifted(similarities(x), shift, detach=detach_shift) for x in (student_LBD, teacher_LBD))
+    if what.coupling == "gromov":
+        return _answer(gromov_transport(_stack(T), _stack(S)), S.shape[:-2])
     X_LBA, Y_LBA = structural_points(
-        similarities(student_LBD),
-        similarities(teacher_LBD),
-        anchors,
-        k,
-        shift=shift,
-        detach_shift=detach_shift,
+        student_LBD, teacher_LBD, anchors, k, shift=shift, detach_shift=detach_shift
     )
-    if coupling == "identity":
+    if what.coupling == "identity":
         return _identity(X_LBA, Y_LBA)
-    # One leading axis at least, for the solver refuses a lone problem that is not finite.
-    lead, (points, width) = X_LBA.shape[:-2], X_LBA.shape[-2:]
-    X_LBA, Y_LBA = (x.reshape(-1, points, width) for x in (X_LBA, Y_LBA))
-    found = transport_clouds(
-        X_LBA,
-        Y_LBA,
-        eps=_regularisation(X_LBA, eps, eps_rel, lead),
-        relative=eps is None,
-        debias=debias,
-        tolerance=tolerance,
-        iterations=iterations,
-    )
+    # One leading axis, for the solver refuses a lone problem that is not finite.
+    lead, X_LBA, Y_LBA = X_LBA.shape[:-2], _stack(X_LBA), _stack(Y_LBA)
+    if what.coupling == "fused_gromov":
+        S, T = _stack(S), _stack(T)
+        count_L = anchor_counts(T, anchors, k).broadcast_to(lead).reshape(-1, 1, 1)
+        share_L = _bounded("structure", what.structure, X_LBA, lead, most=1.0)
+        found = gromov_transport(
+            T, S, cost_LNM=half_squared_distances(X_LBA, Y_LBA) / count_L, structure=share_L
+        )
+    elif what.coupling == "exact":
+        found = exact_transport(X_LBA, Y_LBA)
+    else:
+        eps_L = _bounded(*(("eps_rel", eps_rel) if eps is None else ("eps", eps)), X_LBA, lead)
+        found = _regularised(X_LBA, Y_LBA, eps_L, eps is None, lead, what)
+    return _answer(found, lead)
+
+
+def _regularised(
+    X_LBA: Tensor, Y_LBA: Tensor, eps_L: Tensor, relative: bool, lead: torch.Size, what: Objective
+) -> Transported:
+    bounds: dict[str, Any] = {
+        "debias": what.debias,
+        "tolerance": what.tolerance,
+        "iterations": what.iterations,
+    }
+    if what.coupling == "entropic":
+        return transport_clouds(X_LBA, Y_LBA, eps=eps_L, relative=relative, value=what.value, **bounds)
+    x_LBA = X_LBA.detach()
+    median_L = median_cost(half_squared_distances(x_LBA, x_LBA))
+    penalty_L = median_L * _bounded("penalty_rel", what.penalty_rel, X_LBA, lead)
+    eps_L = eps_L * median_L if relative else eps_L
+    return unbalanced_transport(X_LBA, Y_LBA, eps=eps_L, penalty=penalty_L, **bounds)
+
+
+def _stack(x_LBA: Tensor) -> Tensor:
+    return x_LBA.reshape(-1, *x_LBA.shape[-2:])
+
+
+def _answer(found: Transported, lead: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
     plan_LBB = found.plan.plan_LNM
     details = {
-        "plan_entropy": 2 * math.log(points) - found.plan.kl_L,
+        "plan_entropy": 2 * math.log(plan_LBB.shape[-1]) - found.plan.kl_L,
         "diagonal_mass": plan_LBB.diagonal(dim1=-2, dim2=-1).sum(dim=-1),
         "converged": found.converged_L,
         "iterations": torch.full_like(found.converged_L, found.iterations),
@@ -223,14 +164,15 @@ def _identity(X_LBA: Tensor, Y_LBA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     }
 
 
-def _regularisation(
-    like: Tensor, eps: float | Tensor | None, eps_rel: float | Tensor, lead: torch.Size
+def _bounded(
+    name: str, given: float | Tensor, like: Tensor, lead: torch.Size, most: float = math.inf
 ) -> Tensor:
-    """Return the regularisation of each lane, absolute or relative."""
-    name, given = ("eps_rel", eps_rel) if eps is None else ("eps", eps)
+    """Return a setting of each lane that is above 0, or in [0, most] if that is finite."""
     given_L = per_lane(given, like, trailing=0)
-    if not bool((given_L > 0).all()):
-        raise NumericsError(f"`{name}` must be > 0, but is {float(given_L[~(given_L > 0)].flatten()[0]):g}")
+    fine_L = given_L > 0 if math.isinf(most) else (given_L >= 0) & (given_L <= most)
+    if not bool(fine_L.all()):
+        rule = "> 0" if math.isinf(most) else f"in [0, {most:g}]"
+        raise NumericsError(f"`{name}` must be {rule}, but is {float(given_L[~fine_L].flatten()[0]):g}")
     return given_L.broadcast_to(lead).reshape(-1)
 
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmdistill.models.hallucinator import Hallucinator, Missing
 from mmdistill.models.lanes import LaneLinear
 from mmdistill.settings import Settings
 
@@ -66,7 +67,8 @@ class GatedFusion(nn.Module):
 
     The fusion of MT-PKDOT's joint teacher (gate between the two cross-attended streams) written for any
     number of modalities: with one token per modality, cross-attention is a value and output projection.
-    The softmax gate over more than two streams is inferred, not published.
+    The softmax gate over more than two streams is inferred, not published. In the released code samples of a
+    batch attend to each other (the batch is read as a sequence); here nothing looks across samples.
     """
 
     def __init__(self, names: Sequence[str], width: int, seeds: Sequence[int], role: str) -> None:
@@ -82,10 +84,15 @@ class GatedFusion(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoders, fusion where there is more than one modality, and a head."""
+    """Encoders, fusion where there is more than one stream of features, and a head."""
 
     def __init__(
-        self, widths: Mapping[str, int], outputs: int, settings: NetworkSettings, seeds: Sequence[int]
+        self,
+        widths: Mapping[str, int],
+        outputs: int,
+        settings: NetworkSettings,
+        seeds: Sequence[int],
+        missing: Missing | None = None,
     ) -> None:
         """Build K lanes.
 
@@ -94,20 +101,35 @@ class Network(nn.Module):
             outputs: C, classes or regression targets.
             settings: width D and depth.
             seeds: one per lane.
+            missing: modalities it does not see and fuses all the same, from what stands in for them.
         """
         super().__init__()
         self.modalities = tuple(sorted(widths))
-        self.settings = settings
+        self.settings, self.missing = settings, missing
         self.width = settings.width
         self.encoders = nn.ModuleDict(
             {name: Encoder(widths[name], settings, seeds, f"encoder.{name}") for name in self.modalities}
         )
-        several = len(self.modalities) > 1
-        self.fusion = GatedFusion(self.modalities, settings.width, seeds, "fusion") if several else None
+        absent = () if missing is None else missing.modalities
+        seen, self.hallucinators = settings.width * len(self.modalities), nn.ModuleDict()
+        if missing is not None and missing.is_learned:
+            for name in absent:
+                role = f"hallucinator.{name}"
+                self.hallucinators[name] = Hallucinator(missing.kind, seen, self.width, seeds, role)
+        fused = (*self.modalities, *absent)
+        self.fusion = GatedFusion(fused, settings.width, seeds, "fusion") if len(fused) > 1 else None
         self.head = LaneLinear(settings.width, outputs, seeds, "head")
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Return features and logits of a batch x_KBI per modality; other ``inputs`` are not looked at."""
+        return self.with_missing(inputs)[0]
+
+    def with_missing(self, inputs: Mapping[str, Tensor]) -> tuple[Outputs, list[Tensor]]:
+        """Return features and logits, and what stands in for each missing modality, features_KBD.
+
+        A hallucinator learns from its own loss alone: it sends no gradient to the encoders and gets none
+        from the fusion, as in the published code, where it is trained before the student.
+        """
         return self._fused([self.encoders[name](inputs[name]) for name in self.modalities])
 
     def with_layers(self, inputs: Mapping[str, Tensor]) -> tuple[Outputs, tuple[Tensor, ...]]:
@@ -118,11 +140,21 @@ class Network(nn.Module):
         encoders = {name: cast("Encoder", self.encoders[name]) for name in self.modalities}
         found = [encoder.every_layer(inputs[name]) for name, encoder in encoders.items()]
         *below, streams = zip(*found, strict=True)
-        return self._fused(streams), tuple(torch.cat(layer, dim=-1) for layer in below)
+        return self._fused(streams)[0], tuple(torch.cat(layer, dim=-1) for layer in below)
 
-    def _fused(self, streams: Sequence[Tensor]) -> Outputs:
+    def _fused(self, seen: Sequence[Tensor]) -> tuple[Outputs, list[Tensor]]:
+        found = self._missing(seen)
+        streams = [*seen, *(stream.detach() for stream in found)]
         features_KBD = streams[0] if self.fusion is None else self.fusion(streams)
-        return Outputs(features_KBD, self.head(features_KBD))
+        return Outputs(features_KBD, self.head(features_KBD)), found
+
+    def _missing(self, streams: Sequence[Tensor]) -> list[Tensor]:
+        if self.missing is None:
+            return []
+        if not self.missing.is_learned:
+            return [torch.zeros_like(streams[0])] * len(self.missing.modalities)
+        seen_KBI = torch.cat(list(streams), dim=-1).detach()
+        return [predict(seen_KBI) for predict in self.hallucinators.values()]
 
 
 class Adapter(nn.Module):

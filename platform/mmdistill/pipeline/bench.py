@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmdistill.pipeline.cache import Entry, StageCache
 from mmdistill.pipeline.checkpoints import Checkpoints
@@ -56,7 +56,7 @@ class Bench:
         return self._ready([self.pipeline(piece).teacher(name) for piece in pieces], pieces, compute)
 
     def outputs(self, pieces: Sequence[Piece]) -> list[Entry] | None:
-        """Return the teacher outputs of every piece; None where no frozen teacher teaches.
+        """Return the teacher outputs of every piece; None where no network is trained before.
 
         The fact ``total_cpu_s`` is the price of the outputs and of everything below them.
         """
@@ -86,7 +86,8 @@ class Bench:
 
         def compute(at: list[int], keeper: Checkpoints) -> list[Entry]:
             some = None if outputs is None else [outputs[n] for n in at]
-            return train_students(_runs(pieces, at), some, self.fold, self.runtime, race, keeper)
+            first = self._first_networks([pieces[n] for n in at])
+            return train_students(_runs(pieces, at), some, self.fold, self.runtime, race, keeper, first)
 
         stages = [self.pipeline(piece).student for piece in pieces]
         return self._ready(stages if race is None else raced(stages, race), pieces, compute)
@@ -104,7 +105,12 @@ class Bench:
         return self._ready(stages, pieces, compute)
 
     def _teachers(self, pieces: Sequence[Piece]) -> dict[str, list[Entry]]:
-        return {name: self.teacher(name, pieces) for name in pieces[0].run.networks()}
+        return {name: self.teacher(name, pieces) for name in pieces[0].run.frozen_networks()}
+
+    def _first_networks(self, pieces: Sequence[Piece]) -> list[Entry] | None:
+        """Return the network each student takes its encoders from; None where they begin anew."""
+        found = [replace(p, run=first) for p in pieces if (first := p.run.first_network()) is not None]
+        return self.teacher("student", found) if found else None
 
     def _ready(self, stages: Sequence[Stage], pieces: Sequence[Piece], compute: Compute) -> list[Entry]:
         """Return an entry per stage.

@@ -50,10 +50,11 @@ def best_lanes(run: RunSettings, concurrent: int) -> int:
 def lane_bytes(run: RunSettings, fold: Fold) -> int:
     """Return an estimate, rather too high, of the memory that one lane of a student's training takes."""
     objective = student_objective([run], made_up_outputs(run, 1, fold), fold, LocalRuntime())
-    network, teachers = run.network, len(run.networks())
+    network, teachers = run.network, len(run.frozen_networks())
     inputs = sum(fold.widths(run.data.student + run.data.privileged).values())
     rows = max(run.batch_size, min(CHUNK, len(fold.validation)))
     streams = len(run.data.student) + (len(run.data.modalities) if run.trains_teacher() else 0)
+    streams += 2 * len(objective.student.hallucinators)
     values = COPIES * parameters_per_lane(objective.modules)
     values += 2 * teachers * len(fold.train) * (network.width + 2 * fold.outputs)
     values += 2 * teachers * len(fold.train) * _further_values(run, fold)
@@ -69,10 +70,10 @@ def _further_values(run: RunSettings, fold: Fold) -> int:
 def _further_shapes(run: RunSettings, fold: Fold) -> dict[str, tuple[int, ...]]:
     """Return the shapes, per teacher and row, of what a run's terms look at beside features and logits."""
     shapes: dict[str, tuple[int, ...]] = {}
-    if run.looks_at("layers"):
+    if "layers" in run.further():
         most = run.network.width * max(map(len, run.networks().values()))
         shapes |= {f"layer_{n}": (most,) for n in range(run.network.depth - 1)}
-    if run.looks_at("masked"):
+    if "masked" in run.further():
         shapes |= {name: (len(run.data.student), fold.outputs) for name in ("alone", "without")}
     return shapes
 
@@ -95,8 +96,8 @@ def _step(run: RunSettings, fold: Fold, lanes: int) -> Callable[[], object]:
 
 
 def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | None:
-    """Return outputs of teachers that know nothing, per lane; None where no frozen teacher teaches."""
-    names = [] if run.trains_teacher() else list(run.networks())
+    """Return outputs of teachers that know nothing, per lane; None where no network is trained before."""
+    names = list(run.frozen_networks())
     if not names:
         return None
     generator = torch.Generator().manual_seed(0)
@@ -104,4 +105,8 @@ def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | N
     shapes |= dict.fromkeys(("logits", "held_out"), (fold.outputs,))
     rows = (len(names), len(fold.train))
     tensors = {name: torch.randn(*rows, *shape, generator=generator) for name, shape in shapes.items()}
+    missing = run.missing()
+    if run.hallucinates() and missing is not None:
+        shape = (len(missing.modalities), len(fold.train), run.network.width)
+        tensors["streams"] = torch.randn(*shape, generator=generator)
     return [Entry(tensors, {"teachers": names})] * lanes

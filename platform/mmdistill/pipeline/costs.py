@@ -59,12 +59,13 @@ def student_key(
     }
     networks: Any = len(run.networks())
     if run.trains_teacher():
-        names = [*run.networks(), *(["privileged"] if run.needs_auxiliary() else [])]
+        names = [*run.networks(), *(["privileged"] if run.trains_auxiliary() else [])]
         networks = [_widths(name, run, sizes) for name in names]
+    missing = run.missing()
     content = [
         settings,
         list(run.terms),
-        networks,
+        networks if missing is None else [networks, len(missing.modalities)],
         sorted(sizes.widths[name] for name in run.data.student),
         *_amounts(sizes.rows, run, sizes),
         None if race is None else race.as_json(),
@@ -83,7 +84,7 @@ def stage_key(kind: str, name: str, run: RunSettings, sizes: Sizes, stages: int)
         stages: how many pairs share the cohort.
     """
     run = canonical(run)
-    names = [name] if kind == "teacher" else list(run.networks())
+    names = [name] if kind == "teacher" else list(run.frozen_networks())
     content: list[Any] = [
         run.network.as_json(),
         run.teachers.out_of_fold,
@@ -93,7 +94,7 @@ def stage_key(kind: str, name: str, run: RunSettings, sizes: Sizes, stages: int)
     if kind == "teacher":
         content.append(run.teachers.epochs)
     else:
-        content += [_rounded(sizes.rows), run.alignment.kind, run.alignment.epochs]
+        content += [_rounded(sizes.rows), run.alignment.kind, run.alignment.loss, run.alignment.epochs]
     return _key(kind, content, stages)
 
 

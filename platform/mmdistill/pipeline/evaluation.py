@@ -64,7 +64,7 @@ def _lane(predicted_NC: Array, validation_NC: Array, fold: Fold, part: Part) -> 
 
 def _price(student: Network, fold: Fold) -> dict[str, float]:
     widths = fold.widths(student.modalities)
-    solo = Network(widths, fold.outputs, student.settings, [0])
+    solo = Network(widths, fold.outputs, student.settings, [0], student.missing)
     return {
         "parameters": float(parameters_per_lane(student)),
         "macs": float(multiply_accumulates(student)),

@@ -183,6 +183,7 @@ def _trial(
     """Return the row of a lane from the facts of its student and of its teachers' outputs."""
     run = canonical(lane.run)
     shares = facts.get("selection", {})
+    notes = [*facts.get("notes", []), *taught.get("notes", [])]
     diverged, stopped = facts.get("diverged"), facts.get("stopped_epoch")
     return TrialRow(
         trial_id=lane.trial_id,
@@ -205,7 +206,7 @@ def _trial(
         dataset=lane.run.data.dataset,
         teachers=list(run.networks()),
         selection=shares,
-        note="; ".join([*degenerate_notes(shares), *taught.get("notes", [])]) or None,
+        note="; ".join([*degenerate_notes(run, shares), *notes]) or None,
         cpu_s=facts.get("cpu_s", 0.0),
         stage_cpu_s=taught.get("total_cpu_s", 0.0),
         lanes=facts.get("lanes", len(order.lanes)),

@@ -110,6 +110,7 @@ def _held_out(run: RunSettings, fold: Fold, seed: int) -> tuple[dict[str, Array]
     """Return what each network says on labelled rows that it was not trained on, and which rows these are."""
     names = (_TEACHER, _STUDENT, _BOTH)
     edits = {"teachers.pool": names, "teachers.training": "frozen", "alignment.kind": "none", "seed": seed}
+    edits |= {"selection.policy": "sample", "hallucinator.kind": "none"}
     edits["teachers.epochs"] = min(run.teachers.epochs, MOST_EPOCHS)
     tree = edited({**run.as_json(), "terms": {}}, edits)
     plain, runtime = RunSettings.model_validate(tree), LocalRuntime(fold.device)

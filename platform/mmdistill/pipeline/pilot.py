@@ -162,7 +162,7 @@ def _labelled_steps(run: RunSettings, fold: Fold) -> int:
 def _teachers(runs: Sequence[RunSettings], fold: Fold) -> dict[str, list[Entry]]:
     """Return teachers as they are before training."""
     found = {}
-    for name, modalities in runs[0].networks().items():
+    for name, modalities in runs[0].frozen_networks().items():
         seeds = [0] * (runs[0].teachers.out_of_fold + 1)
         network = Network(fold.widths(modalities), fold.outputs, runs[0].network, seeds)
         found[name] = [Entry(dict(network.state_dict()), {})] * len(runs)

@@ -1,16 +1,20 @@
 """The settings of one run, and what they mean for its networks."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from mmdistill.data.opening import DataSettings
+from mmdistill.models.hallucinator import HallucinatorKind, Missing
 from mmdistill.models.network import NetworkSettings
 from mmdistill.registry import unknown_name
-from mmdistill.settings import Range, Settings, declared_ranges
+from mmdistill.settings import Range, Settings, Tunable, declared_ranges
 from mmdistill.terms import TERMS, TermSettings
 from mmdistill.terms.base import Task
+from mmdistill.training.objectives import AlignmentLossKind
 from mmdistill.training.optimiser import OptimiserSettings
+from mmdistill.training.student import HallucinationLoss, Policy, RegressionEvidence
 
 RESERVED = ("each", "joint", "student", "privileged")
 
@@ -24,11 +28,16 @@ class TeacherSettings(Settings):
 
     ``labels = "permuted"`` is a control: the labelled rows swap their labels at random before teachers,
     their out-of-fold copies and auxiliaries learn them; so do the validation rows that choose their epoch.
+
+    ``training = "joint"``: the teacher trains along with the student. Beside such a one ``auxiliary`` says
+    whether the network on the privileged modalities alone trains along too or is trained before, as a
+    teacher is (both inferred for AMID).
     """
 
     pool: tuple[str, ...] = ()
     labels: Literal["true", "permuted"] = "true"
     training: Literal["frozen", "joint"] = "frozen"
+    auxiliary: Literal["joint", "frozen"] = "joint"
     task_weight: Annotated[float, Field(ge=0)] = 1.0
     epochs: Annotated[int, Field(ge=1)] = 40
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
@@ -38,9 +47,20 @@ class TeacherSettings(Settings):
 
 
 class AlignmentSettings(Settings):
-    """Self-distillation between the teachers before they teach (MT-PKDOT, equation 1)."""
+    """Self-distillation between the teachers before they teach (MT-PKDOT, equation 1).
 
-    kind: Literal["none", "adapters"] = "none"
+    ``adapters`` pulls what an adapter makes of each other teacher's features to the joint teacher's; ``raw``
+    has no adapters: only the joint teacher's fusion and the heads move. The losses: ``cosine`` is the
+    published one, ``mmd`` (five Gaussian kernels) and ``mse`` are options of its code, ``kl`` is inferred:
+    T^2 KL(joint || other) between outputs softened by ``temperature``, in regression their squared
+    difference. ``detach_joint`` lets the others come to the joint teacher and not it to them (the code does
+    not detach).
+    """
+
+    kind: Literal["none", "raw", "adapters"] = "none"
+    loss: AlignmentLossKind = "cosine"
+    detach_joint: bool = False
+    temperature: Annotated[float, Field(gt=0)] = 4.0
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     epochs: Annotated[int, Field(ge=1)] = 40
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
@@ -49,12 +69,44 @@ class AlignmentSettings(Settings):
 class SelectionSettings(Settings):
     """Which teacher a row or a batch learns from, and on what evidence.
 
-    ``batch`` on ``in_sample`` evidence is the published code; it picks the most over-fitted teacher.
-    Rows without a label follow the teacher that is best on the labelled rows (inferred).
+    ``batch`` on ``in_sample`` evidence is the published code; it picks the most over-fitted teacher. All
+    else is inferred: ``sample`` chooses per row; ``mean`` averages features and logits of all teachers,
+    ``weighted`` with weights softmax(-loss / temperature) per row; ``fixed`` always takes ``fixed_to``.
+    Rows without a label follow the teacher that is best on the labelled rows, or are weighted by the mean
+    loss there. The loss is the cross entropy in nats, or the squared error; in regression ``batch`` may
+    compare teachers by 1 - CCC over the batch instead.
     """
 
-    policy: Literal["sample", "batch"] = "sample"
+    policy: Policy = "sample"
     evidence: Literal["out_of_fold", "in_sample"] = "out_of_fold"
+    temperature: Annotated[float, Field(gt=0), Tunable(low=0.03, high=3.0, log=True)] = 0.3
+    fixed_to: str = "joint"
+    regression: RegressionEvidence = "squared_error"
+
+
+class HallucinatorSettings(Settings):
+    """What stands in the student for the privileged modalities it will not see (T-Net).
+
+    ``linear`` (MT-PKDOT) and ``relu`` (PKDOT) predict, from the student's own features, what the joint
+    teacher's encoder makes of each privileged modality; ``zeros`` fuses zeros. They train in step with the
+    student on ``loss`` alone (inferred; published as a stage of its own, whose loss, MMD, is commented out).
+    Beside both structural terms ``relu`` with its sigmoid drowned the student's own features at a learning
+    rate of 0.01 in two of five students on digits_views.
+    """
+
+    kind: Literal["none"] | HallucinatorKind = "none"
+    loss: HallucinationLoss = "mmd"
+
+
+class StudentSettings(Settings):
+    """How the student begins, and what its own task weighs beside the terms.
+
+    ``visual_only`` begins with the encoders of a network on the student's modalities that was trained like
+    a teacher, on the true labels.
+    """
+
+    init: Literal["fresh", "visual_only"] = "fresh"
+    task_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
 class RunSettings(Settings):
@@ -65,6 +117,8 @@ class RunSettings(Settings):
     teachers: TeacherSettings = TeacherSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     selection: SelectionSettings = SelectionSettings()
+    hallucinator: HallucinatorSettings = HallucinatorSettings()
+    student: StudentSettings = StudentSettings()
     terms: dict[str, SerializeAsAny[TermSettings]] = Field(default_factory=dict)
     optimiser: OptimiserSettings = OptimiserSettings()
     epochs: Annotated[int, Field(ge=1)] = 40
@@ -109,9 +163,45 @@ class RunSettings(Settings):
         """Return whether a term asks for that part of a batch (``pool``, ``layers``, ``masked`` ...)."""
         return any(part in TERMS[name].needs for name in self.active_terms())
 
+    def further(self) -> frozenset[str]:
+        """Return what terms look at of frozen teachers beside features and logits: `layers`, `masked`."""
+        return frozenset(() if self.trains_teacher() else filter(self.looks_at, ("layers", "masked")))
+
     def trains_teacher(self) -> bool:
         """Return whether the teacher is trained together with the student."""
         return self.teachers.training == "joint"
+
+    def missing(self) -> Missing | None:
+        """Return the modalities the student fuses without seeing them; None where it does not."""
+        kind = self.hallucinator.kind
+        return None if kind == "none" else Missing(kind, tuple(sorted(self.data.privileged)))
+
+    def hallucinates(self) -> bool:
+        """Return whether the student learns to predict what the joint teacher sees."""
+        return self.hallucinator.kind in {"linear", "relu"}
+
+    def is_taught(self) -> bool:
+        """Return whether any teacher has a part in the student."""
+        return bool(self.active_terms()) or self.hallucinates()
+
+    def first_network(self) -> "RunSettings | None":
+        """Return the run whose ``student`` teacher has the student's first encoders; None if none has."""
+        if self.student.init == "fresh":
+            return None
+        teachers = self.teachers.model_copy(update={"labels": "true"})
+        return self.model_copy(update={"teachers": teachers})
+
+    def trains_auxiliary(self) -> bool:
+        """Return whether there is an auxiliary network, and it is trained together with the student."""
+        return self.needs_auxiliary() and self.teachers.auxiliary == "joint"
+
+    def frozen_networks(self) -> dict[str, tuple[str, ...]]:
+        """Return the modalities of each network that is trained before the student, by name."""
+        if not self.trains_teacher():
+            return self.networks()
+        if self.needs_auxiliary() and not self.trains_auxiliary():
+            return {"privileged": network_modalities("privileged", self.data)}
+        return {}
 
 
 def network_modalities(name: str, data: DataSettings) -> tuple[str, ...]:
@@ -139,7 +229,13 @@ def _term_settings(name: str, settings: Any) -> Any:
 
 
 def _contradictions(run: RunSettings) -> list[str]:
-    return [*_pool_problems(run), *_teaching_problems(run), *_term_problems(run), *_teacher_problems(run)]
+    return [
+        *_pool_problems(run),
+        *_teaching_problems(run),
+        *_hallucinator_problems(run),
+        *_term_problems(run),
+        *_teacher_problems(run),
+    ]
 
 
 def _pool_problems(run: RunSettings) -> list[str]:
@@ -163,6 +259,22 @@ def _teaching_problems(run: RunSettings) -> list[str]:
     if run.alignment.kind != "none" and "joint" not in run.teachers.pool:
         missing = "which is not in teachers.pool"
         problems.append(f"alignment pulls the other teachers to the `joint` one, {missing}")
+    alignment, networks = run.alignment, run.networks()
+    if alignment.kind == "raw" and alignment.detach_joint and alignment.loss != "kl":
+        nothing = "nothing would move: without adapters only the joint teacher's features can"
+        problems.append(f'alignment.detach_joint with alignment.kind = "raw": {nothing}')
+    name = run.selection.fixed_to
+    if run.selection.policy == "fixed" and len(networks) > 1 and name not in networks:
+        problems.append(f"selection.fixed_to: {name!r} is none of the teachers {', '.join(networks)}")
+    return problems
+
+
+def _hallucinator_problems(run: RunSettings) -> list[str]:
+    problems, kind = [], f'hallucinator.kind = "{run.hallucinator.kind}"'
+    if run.missing() is not None and not run.data.privileged:
+        problems.append(f"{kind} needs privileged modalities, and data.privileged is empty")
+    if run.hallucinates() and (run.trains_teacher() or "joint" not in run.networks()):
+        problems.append(f"{kind} learns from a frozen `joint` teacher, and the run has none")
     return problems
 
 
@@ -171,8 +283,7 @@ def _term_problems(run: RunSettings) -> list[str]:
     needy = [name for name in terms if TERMS[name].needs & {"teacher", "pool"}]
     if needy and not run.teachers.pool:
         problems.append(f"terms.{needy[0]} needs a teacher, and teachers.pool is empty")
-    if run.needs_auxiliary() and not run.trains_teacher():
-        problems.append('an auxiliary network needs `teachers.training = "joint"`')
+    problems += _auxiliary_problems(run)
     if run.needs_auxiliary() and not run.data.privileged:
         problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
     pooled = [name for name in terms if "pool" in TERMS[name].needs]
@@ -190,20 +301,38 @@ def _term_problems(run: RunSettings) -> list[str]:
 
 def _teacher_problems(run: RunSettings) -> list[str]:
     """Return what terms ask of teachers that these cannot do."""
-    terms, problems = run.active_terms(), []
+    problems = []
     blind = [name for name, seen in run.networks().items() if not set(seen) & set(run.data.student)]
     if run.looks_at("masked") and blind:
         needed = "where a term masks modalities, each must see one of the student's"
         problems.append(f"teachers.pool: {blind[0]!r} sees none of data.student ({needed})")
     own = tuple(sorted(run.data.student))
-    if run.looks_at("average") and (not run.trains_teacher() or set(run.networks().values()) != {own}):
+    are_alike = run.trains_teacher() and set(run.networks().values()) == {own} and run.missing() is None
+    if run.looks_at("average") and not are_alike:
         peer = 'a peer on the student\'s modalities: `training = "joint"` and `pool = ["student"]`'
         problems.append(f"teachers: a term averages two students and needs {peer}")
-    senders = [name for name, settings in terms.items() if getattr(settings, "teacher_gradient", False)]
-    if senders and not run.trains_teacher():
-        frozen = 'needs `teachers.training = "joint"`: a frozen teacher learns nothing'
-        problems.append(f"terms.{senders[0]}.teacher_gradient {frozen}")
     return problems
+
+
+def _auxiliary_problems(run: RunSettings) -> Iterator[str]:
+    is_frozen = run.teachers.auxiliary == "frozen"
+    for name, settings in run.active_terms().items():
+        if "auxiliary" not in TERMS[name].needs:
+            continue
+        if not run.trains_teacher() and is_frozen:
+            mend = "let one of them train along, or set its weight to 0"
+            yield f"terms.{name} has no gradient: teacher and auxiliary are both frozen ({mend})"
+        elif not run.trains_teacher():
+            yield 'an auxiliary network needs `teachers.training = "joint"`'
+        elif is_frozen and not getattr(settings, "teacher_gradient", True):
+            mend = "set teacher_gradient, or its weight to 0"
+            yield f"terms.{name} moves neither teacher nor auxiliary, which is frozen ({mend})"
+
+
+def dead_fields(run: RunSettings, name: str) -> frozenset[str]:
+    """Return the fields of a term that change nothing in a run."""
+    to_teacher = frozenset() if run.trains_teacher() else frozenset({"teacher_gradient"})
+    return run.terms[name].dead() | (to_teacher & set(type(run.terms[name]).model_fields))
 
 
 def unfit_terms(run: RunSettings, task: Task, classes: int | None) -> list[str]:
@@ -226,46 +355,84 @@ def greatest(run: RunSettings) -> dict[str, int]:
         f"terms.{name}.{field}": most
         for name, settings in run.active_terms().items()
         for field, most in settings.most(run.batch_size).items()
-        if field not in settings.dead()
+        if field not in dead_fields(run, name)
     }
 
 
 def canonical(run: RunSettings) -> RunSettings:
     """Return the run with everything that changes nothing at its default, so that equal runs look equal."""
-    terms = {name: _without_dead(settings) for name, settings in run.active_terms().items()}
-    changes: dict[str, Any] = {"terms": terms, "teachers": _teachers_that_matter(run)}
-    several = len(run.networks()) > 1 and bool(terms)
-    if not several:
-        # A term on all teachers sees the evidence of a single one too.
-        evidence = {"evidence": run.selection.evidence} if run.looks_at("pool") else {}
-        changes |= {"selection": SelectionSettings(**evidence), "alignment": AlignmentSettings()}
-    elif run.alignment.kind == "none":
-        changes["alignment"] = AlignmentSettings()
-    return run.model_copy(update=changes)
+    terms = {n: _without_dead(settings, dead_fields(run, n)) for n, settings in run.active_terms().items()}
+    return run.model_copy(
+        update={
+            "terms": terms,
+            "teachers": _teachers_that_matter(run),
+            "alignment": _only(run.alignment, _live_alignment(run)),
+            "selection": _only(run.selection, _live_selection(run)),
+            "hallucinator": _only(run.hallucinator, {"kind", "loss"} if run.hallucinates() else {"kind"}),
+            "student": _only(run.student, {"init", "task_weight"} if terms else {"init"}),
+        }
+    )
+
+
+Part = TypeVar("Part", bound=Settings)
+
+
+def _only(settings: Part, kept: Collection[str]) -> Part:
+    """Return settings with the other fields at their defaults."""
+    return type(settings)(**{name: getattr(settings, name) for name in kept})
+
+
+# What decides a teacher that is trained before the student, beside its labels.
+_SCHOOLING = {"epochs", "learning_rate", "weight_decay", "label_smoothing", "out_of_fold"}
 
 
 def _teachers_that_matter(run: RunSettings) -> TeacherSettings:
-    teachers = run.teachers
-    if not run.active_terms():
-        return TeacherSettings()
-    if run.trains_teacher():
-        names = ("pool", "labels", "training", "task_weight")
-        return TeacherSettings(**{name: getattr(teachers, name) for name in names})
-    return teachers.model_copy(update={"task_weight": TeacherSettings().task_weight})
+    kept: set[str] = set()
+    if run.is_taught():
+        kept |= {"pool", "labels", "training"} | ({"task_weight"} if run.trains_teacher() else _SCHOOLING)
+        if run.trains_teacher() and run.frozen_networks():
+            kept |= {"auxiliary"} | _SCHOOLING
+    if run.student.init != "fresh":
+        kept |= _SCHOOLING
+    teachers = _only(run.teachers, kept)
+    if run.hallucinates() and not run.active_terms():
+        teachers = teachers.model_copy(update={"pool": ("joint",)})
+    return teachers
 
 
-def _without_dead(settings: TermSettings) -> TermSettings:
+def _live_alignment(run: RunSettings) -> set[str]:
+    if run.alignment.kind == "none" or len(run.networks()) < 2 or not run.active_terms():
+        return set()
+    return set(AlignmentSettings.model_fields) - ({"temperature"} if run.alignment.loss != "kl" else set())
+
+
+def _live_selection(run: RunSettings) -> set[str]:
+    """Return the fields of the selection that change something."""
+    # A term on all teachers sees the evidence on a single one too.
+    policy, live = run.selection.policy, {"evidence"} if run.looks_at("pool") else set()
+    if len(run.networks()) > 1 and run.looks_at("teacher"):
+        own = {"mean": set(), "weighted": {"evidence", "temperature"}, "fixed": {"fixed_to"}}
+        own |= {"sample": {"evidence"}, "batch": {"evidence", "regression"}}
+        live |= {"policy"} | own[policy]
+    return live
+
+
+def _without_dead(settings: TermSettings, dead: frozenset[str]) -> TermSettings:
     defaults = type(settings)()
-    alone = {name: settings.model_copy(update={name: getattr(defaults, name)}) for name in settings.dead()}
+    alone = {name: settings.model_copy(update={name: getattr(defaults, name)}) for name in dead}
     # An infinite value that makes its own field dead to a search still says what the term is.
-    still_dead = [name for name, changed in alone.items() if name in changed.dead()]
+    of_itself = settings.dead()
+    still_dead = [name for name, changed in alone.items() if name not in of_itself - changed.dead()]
     return settings.model_copy(update={name: getattr(defaults, name) for name in still_dead})
 
 
 def live_ranges(run: RunSettings, task: Task) -> dict[str, Range]:
     """Return the declared ranges of the settings that matter in this run, by dotted path."""
     active = run.active_terms()
-    dead = {f"terms.{name}.{field}" for name, settings in active.items() for field in settings.dead()}
+    dead = {f"terms.{name}.{field}" for name in active for field in dead_fields(run, name)}
+    dead |= {f"selection.{field}" for field in SelectionSettings.model_fields} - {
+        f"selection.{field}" for field in _live_selection(run)
+    }
     if task == "regression":
         dead.add("optimiser.label_smoothing")
         dead |= {f"terms.{name}.{field}" for name in active for field in TERMS[name].classification_only}

@@ -17,7 +17,7 @@ from mmdistill.training.race import RaceSettings
 Kind = Literal["teacher", "alignment", "teacher_outputs", "student"]
 
 # Raise a number when a change to that stage's code changes what it writes.
-VERSIONS: dict[str, int] = {"teacher": 1, "alignment": 1, "teacher_outputs": 1, "student": 3}
+VERSIONS: dict[str, int] = {"teacher": 1, "alignment": 2, "teacher_outputs": 2, "student": 4}
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,24 @@ class Pipeline:
 
     @cached_property
     def teachers(self) -> tuple[Stage, ...]:
-        """Return a stage per network of the pool; none where the teacher trains along with the student."""
-        if self.run.trains_teacher():
-            return ()
-        return tuple(self.teacher(name) for name in self.run.networks())
+        """Return a stage per network that is trained before the student."""
+        return tuple(self.teacher(name) for name in self.run.frozen_networks())
 
     def teacher(self, name: str) -> Stage:
         """Return the stage that trains the network of that name, with its out-of-fold copies."""
         settings = self.run.teachers.as_json()
-        own = {key: settings[key] for key in settings if key not in {"pool", "training", "task_weight"}}
+        of_students = {"pool", "training", "auxiliary", "task_weight"}
+        own = {key: settings[key] for key in settings if key not in of_students}
         modalities = network_modalities(name, self.run.data)
         own |= {"modalities": list(modalities), "network": self.run.network.as_json()}
         own |= {"batch_size": self.run.batch_size}
         return Stage("teacher", "+".join(modalities), own | self._context)
+
+    @cached_property
+    def first_network(self) -> Stage | None:
+        """Return the stage of the network whose encoders the student begins with; None if it begins anew."""
+        first = self.run.first_network()
+        return None if first is None else Pipeline(first, str(self._context["data"])).teacher("student")
 
     @cached_property
     def alignment(self) -> Stage | None:
@@ -95,26 +100,34 @@ class Pipeline:
 
     @cached_property
     def outputs(self) -> Stage | None:
-        """Return the stage of the frozen teachers' outputs on the training rows."""
+        """Return the stage of the frozen networks' outputs on the training rows."""
         if not self.teachers:
             return None
-        own = {"pool": list(self.run.networks()), **self._context}
-        if self.run.looks_at("layers"):
+        names = list(self.run.frozen_networks())
+        own = {"pool": names, **self._context}
+        own["streams"] = self._missing() if self.run.hallucinates() else []
+        if "layers" in self.run.further():
             own["layers"] = True
-        if self.run.looks_at("masked"):
+        if "masked" in self.run.further():
             own["masked"] = sorted(self.run.data.student)
         upstream = self.teachers if self.alignment is None else (self.alignment,)
-        return Stage("teacher_outputs", ",".join(self.run.networks()), own, upstream)
+        return Stage("teacher_outputs", ",".join(names), own, upstream)
 
     @cached_property
     def student(self) -> Stage:
         """Return the stage that trains the student."""
         own = self.run.as_json()
         # The data is in the context. What frozen teachers are is in the key of their outputs.
-        own["data"] = {"student": sorted(self.run.data.student)}
-        if self.outputs is not None:
+        own["data"] = {"student": sorted(self.run.data.student), "missing": self._missing()}
+        first = () if self.first_network is None else (self.first_network,)
+        upstream = () if self.outputs is None else (self.outputs,)
+        if upstream and not self.run.trains_teacher():
             del own["teachers"], own["alignment"]
-            return Stage("student", "student", own | self._context, (self.outputs,))
+            return Stage("student", "student", own | self._context, (*upstream, *first))
         own["networks"] = self.run.networks()
         own["auxiliary"] = sorted(self.run.data.privileged) if self.run.needs_auxiliary() else []
-        return Stage("student", "student", own | self._context)
+        return Stage("student", "student", own | self._context, (*upstream, *first))
+
+    def _missing(self) -> list[str]:
+        missing = self.run.missing()
+        return [] if missing is None else list(missing.modalities)

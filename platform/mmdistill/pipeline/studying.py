@@ -4,13 +4,14 @@ Axes: K lanes, M teachers, N rows, D width, C outputs.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmdistill.models.network import Network
+from mmdistill.models.network import Network, Outputs
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold
@@ -28,6 +29,8 @@ from mmdistill.training.runtime import Runtime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
 DEGENERATE_SHARE = 0.99
+# A discriminator that is right this often, over this many steps in a row, has nothing left to teach.
+SATURATED_ACCURACY, SATURATED_STEPS = 0.99, 200
 
 
 def cohort_key(run: RunSettings) -> str:
@@ -51,27 +54,35 @@ def train_students(
     runtime: Runtime,
     race: RaceSettings | None = None,
     keeper: Keeper | None = None,
+    first: Sequence[Entry] | None = None,
 ) -> list[Entry]:
     """Train the students of lanes with one cohort key.
 
     Args:
         runs: one per lane.
-        outputs: each lane's teacher outputs; None where no frozen teacher teaches.
+        outputs: what each lane's networks that were trained before said; None without any.
         fold: the data without test rows.
         runtime: where this runs.
         race: how the lanes race; by default none is stopped.
         keeper: of the snapshots of this training.
+        first: each lane's network whose encoders the student begins with; fresh ones by default.
 
     Returns:
-        per lane the student's weights, and as facts the kept epoch, validation metrics, curves, the share
-        of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race stopped
-        the epochs it trained.
+        per lane the student's weights, and as facts the kept epoch, validation metrics, curves, notes, the
+        share of each teacher, CPU seconds, for a diverged lane the term and step, and for one that a race
+        stopped the epochs it trained.
     """
     objective = student_objective(runs, outputs, fold, runtime)
+    if first is not None:
+        begin_with(objective.student, first)
     race_on = None if race is None else Race(race, objective.only)
-    fitted = fit(objective, student_plan(runs, fold), runtime, race_on, keeper)
+    plan = student_plan(runs, fold)
+    fitted = fit(objective, plan, runtime, race_on, keeper)
     metrics = evaluate(objective.student, fold, fold.arrays.validation, fold.validation, len(runs))
-    return [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+    entries = [_entry(k, runs, fitted, metrics) for k in range(len(runs))]
+    for entry in entries:
+        entry.facts["notes"] = saturated_notes(entry.facts["curves"], plan.steps)
+    return entries
 
 
 def student_plan(runs: Sequence[RunSettings], fold: Fold) -> Plan:
@@ -108,7 +119,7 @@ def _means(curves: dict[str, list[float]], epoch: int) -> dict[str, float]:
     converged = curves.get("detail/transport/converged")
     if converged:
         found["transport_unconverged"] = 1 - sum(converged) / len(converged)
-    for score in ("accuracy", "log_loss", "ccc"):
+    for score in ("accuracy", "log_loss", "ccc", "auxiliary_r2"):
         if f"validation/teacher_{score}" in curves:
             found[f"teacher_{score}"] = curves[f"validation/teacher_{score}"][epoch]
     return found
@@ -119,11 +130,26 @@ def _shares(curves: dict[str, list[float]]) -> dict[str, float]:
     return {n.removeprefix(prefix): sum(v) / len(v) for n, v in curves.items() if n.startswith(prefix)}
 
 
-def degenerate_notes(shares: Mapping[str, float]) -> list[str]:
-    """Return the stamp of a run whose selection is no selection; none for one that selects."""
+def degenerate_notes(run: RunSettings, shares: Mapping[str, float]) -> list[str]:
+    """Return the stamp of a run whose selection is no selection; none for one that selects, or need not."""
+    if run.selection.policy == "fixed":
+        return []
     return [
         f"selection degenerate: equals fixed:{n}" for n, share in shares.items() if share > DEGENERATE_SHARE
     ]
+
+
+def saturated_notes(curves: Mapping[str, Sequence[float]], steps: int) -> list[str]:
+    """Return the stamp of a run whose discriminator won for good; none where it did not, or there is none.
+
+    Args:
+        curves: means over each epoch.
+        steps: of an epoch.
+    """
+    accuracies = [values for name, values in curves.items() if name.endswith("/discriminator_accuracy")]
+    won = [[value > SATURATED_ACCURACY for value in values] for values in accuracies]
+    longest = max((len(list(run)) for flags in won for is_won, run in groupby(flags) if is_won), default=0)
+    return ["adversary saturated"] if longest * steps >= SATURATED_STEPS else []
 
 
 def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:
@@ -131,7 +157,14 @@ def student_network(runs: Sequence[RunSettings], fold: Fold) -> Network:
     run = runs[0]
     seeds = [derive_seed(r.seed, "student") for r in runs]
     widths = fold.widths(run.data.student)
-    return Network(widths, fold.outputs, run.network, seeds).to(fold.device)
+    return Network(widths, fold.outputs, run.network, seeds, run.missing()).to(fold.device)
+
+
+@torch.no_grad()
+def begin_with(student: Network, first: Sequence[Entry]) -> None:
+    """Give every lane of the student the encoders of a network that saw every labelled row."""
+    for name, parameter in student.encoders.named_parameters(prefix="encoders"):
+        parameter.copy_(torch.stack([entry.tensors[name][0] for entry in first]))
 
 
 def student_objective(
@@ -141,15 +174,24 @@ def student_objective(
     run = runs[0]
     labelled = [torch.from_numpy(fold.labelled(r.data.label_fraction, r.seed)) for r in runs]
     rows = Rows(fold.train, fold.validation, torch.stack(labelled).to(fold.device), fold.task)
-    frozen = None if outputs is None else _frozen(run, outputs, rows)
-    live = _live(runs, fold) if run.trains_teacher() else None
+    live = _live(runs, outputs, fold) if run.trains_teacher() else None
+    frozen = None if outputs is None or live is not None else _frozen(runs, outputs, rows)
     width = run.network.width
     names = () if frozen is None else frozen.names
     shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
     smoothing = _lanes(runs, "label_smoothing", fold)
     terms, average = _terms(runs, shapes, fold), _average(runs, fold)
     return StudentObjective(
-        student_network(runs, fold), terms, rows, smoothing, runtime, frozen, live, average
+        student_network(runs, fold),
+        terms,
+        rows,
+        smoothing,
+        runtime,
+        frozen,
+        live,
+        task_weight=run.student.task_weight,
+        hallucination=run.hallucinator.loss,
+        average=average,
     )
 
 
@@ -173,22 +215,29 @@ def _terms(runs: Sequence[RunSettings], shapes: Shapes, fold: Fold) -> dict[str,
     return found
 
 
-def _frozen(run: RunSettings, outputs: Sequence[Entry], rows: Rows) -> FrozenTeachers:
-    names = tuple(outputs[0].facts["teachers"])
+def _frozen(runs: Sequence[RunSettings], outputs: Sequence[Entry], rows: Rows) -> FrozenTeachers:
+    run, names = runs[0], tuple(outputs[0].facts["teachers"])
     device = rows.labelled_KN.device
     stacks = {
         key: torch.stack([entry.tensors[key] for entry in outputs]).to(device) for key in outputs[0].tensors
     }
-    judged = stacks["held_out" if run.selection.evidence == "out_of_fold" else "logits"]
-    evidence_KMN = _row_losses(judged, rows) * rows.labelled_KN[:, None, :]
+    selection = run.selection
+    judged = stacks["held_out" if selection.evidence == "out_of_fold" else "logits"]
+    by_ccc = rows.task == "regression" and selection.regression == "ccc"
     return FrozenTeachers(
         names,
-        stacks.pop("features"),
-        stacks.pop("logits"),
-        evidence_KMN,
+        stacks["features"],
+        stacks["logits"],
+        _row_losses(judged, rows) * rows.labelled_KN[:, None, :],
         rows.labelled_KN,
-        run.selection.policy,
-        {key: stacks[key] for key in stacks if key != "held_out"},
+        selection.policy,
+        torch.tensor([one.selection.temperature for one in runs], device=device),
+        # Of a lone teacher nothing is asked, whatever the settings say.
+        names.index(selection.fixed_to) if selection.fixed_to in names else 0,
+        judged if by_ccc else None,
+        rows.train.labels if by_ccc else None,
+        stacks.get("streams"),
+        {key: stacks[key] for key in stacks if key.startswith("layer_") or key in {"alone", "without"}},
     )
 
 
@@ -202,11 +251,15 @@ def _row_losses(logits_KMNC: Tensor, rows: Rows) -> Tensor:
     return losses.view(logits_KMNC.shape[:-1])
 
 
-def _live(runs: Sequence[RunSettings], fold: Fold) -> LiveTeacher:
+def _live(runs: Sequence[RunSettings], outputs: Sequence[Entry] | None, fold: Fold) -> LiveTeacher:
     run = runs[0]
     (name,) = run.networks()
     teacher = _fresh(runs, fold, name, "live teacher")
-    auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.needs_auxiliary() else None
+    auxiliary: Network | Outputs | None
+    auxiliary = _fresh(runs, fold, "privileged", "auxiliary") if run.trains_auxiliary() else None
+    if outputs is not None:
+        said = (torch.stack([entry.tensors[n][0] for entry in outputs]) for n in ("features", "logits"))
+        auxiliary = Outputs(*(x.to(fold.device) for x in said))
     source_KN = taught_parts(runs, fold)[0].source_KN
     return LiveTeacher(teacher, auxiliary, run.teachers.task_weight, source_KN)
 

@@ -23,6 +23,7 @@ from mmdistill.training.loop import Fitted, Keeper, Plan, fit
 from mmdistill.training.objectives import (
     CHUNK,
     AlignedTeachers,
+    AlignmentLoss,
     AlignmentObjective,
     Streams,
     SupervisedObjective,
@@ -125,17 +126,17 @@ def align_teachers(
     """Align the set of teachers of every run; ``teachers`` holds each network's entries, one per run."""
     run, variants = runs[0], Variants.of(runs, fold)
     networks = _loaded(runs, teachers, fold)
-    joint = networks.pop("joint")
-    aligned = AlignedTeachers(tuple(networks), joint, fold.outputs, variants.seeds(runs, "alignment"))
-    aligned.to(fold.device).requires_grad_(True)
+    joint, settings = networks.pop("joint"), run.alignment
+    aligned = _unaligned(runs, networks, joint, fold, variants).requires_grad_(True)
     lanes = len(runs) * variants.count
     train, validation = (
         _streams(networks, joint, part, lanes) for part in taught_parts(runs, fold, variants.count)
     )
-    objective = AlignmentObjective(aligned, train, validation, fold.task, run.alignment.weight)
+    loss = AlignmentLoss(settings.loss, settings.detach_joint, settings.temperature)
+    objective = AlignmentObjective(aligned, train, validation, fold.task, settings.weight, loss)
     batches, steps = variants.batches(runs, "alignment")
-    rate = torch.full((lanes,), run.alignment.learning_rate, device=fold.device)
-    plan = Plan(batches, run.alignment.epochs, steps, rate, torch.zeros_like(rate), "cosine")
+    rate = torch.full((lanes,), settings.learning_rate, device=fold.device)
+    plan = Plan(batches, settings.epochs, steps, rate, torch.zeros_like(rate), "cosine")
     fitted = fit(objective, plan, runtime, keeper=keeper)
     with torch.no_grad():
         scores = objective.validation()
@@ -151,10 +152,11 @@ def teacher_outputs(
     """Return what every run's teachers say about the training rows.
 
     An entry holds ``features`` [M, N, D] and ``logits`` [M, N, C] of the teachers that saw every labelled
-    row, and ``held_out`` [M, N, C]: at each labelled row the logits of the variant that did not see it. For
-    runs with terms that look at them also ``layer_0``, ``layer_1`` ... [M, N, W], teachers with fewer
-    modalities filled up with zeros, and the logits ``alone`` and ``without`` [M, N, S, C] of each of the
-    student's modalities.
+    row, and ``held_out`` [M, N, C]: at each labelled row the logits of the variant that did not see it. Where
+    the student hallucinates, also ``streams`` [S, N, D]: what the joint teacher's encoders, which alignment
+    leaves alone, make of the modalities it is missing. Where terms look at them, ``layer_0``, ``layer_1`` ...
+    [M, N, W], teachers with fewer modalities filled up with zeros, and the logits ``alone`` and ``without``
+    [M, N, V, C] of each modality of the student.
     """
     variants = Variants.of(runs, fold)
     lanes = len(runs) * variants.count
@@ -163,8 +165,8 @@ def teacher_outputs(
     with torch.no_grad():
         train = _named_outputs(networks, alignment, fold, fold.train, lanes, variants, runs)
         seen = _named_outputs(networks, alignment, fold, fold.validation, lanes, variants, runs)
-        further = _layers(networks, fold, lanes) if runs[0].looks_at("layers") else {}
-        if runs[0].looks_at("masked"):
+        further = _layers(networks, fold, lanes) if "layers" in runs[0].further() else {}
+        if "masked" in runs[0].further():
             further |= _masked(networks, alignment, fold, lanes, variants, runs)
     entries = []
     for s in range(len(runs)):
@@ -176,6 +178,8 @@ def teacher_outputs(
             "held_out": torch.stack(held_out),
         }
         tensors |= {name: found_KMN[first] for name, found_KMN in further.items()}
+        if runs[0].hallucinates():
+            tensors["streams"] = _privileged_streams(networks["joint"], runs[0], fold, first)
         facts = {"teachers": list(names), "metrics": _all_scores(seen, fold, first)}
         entries.append(Entry(tensors, facts))
     return entries
@@ -224,14 +228,23 @@ def _named_outputs(
     if alignment is None:
         return {name: outputs_on(network, part, lanes) for name, network in networks.items()}
     others = {name: network for name, network in networks.items() if name != "joint"}
-    aligned = AlignedTeachers(
-        tuple(others), networks["joint"], fold.outputs, variants.seeds(runs, "alignment")
-    )
+    aligned = _unaligned(runs, others, networks["joint"], fold, variants)
     load_lanes(aligned, [entry.tensors for entry in alignment])
-    aligned.to(fold.device)
     streams = _streams(others, networks["joint"], part, lanes)
     found = aligned_on(aligned, streams)
     return {name: found[name] for name in networks}
+
+
+def _unaligned(
+    runs: Sequence[RunSettings],
+    others: Mapping[str, Network],
+    joint: Network,
+    fold: Fold,
+    variants: Variants,
+) -> AlignedTeachers:
+    """Return the set as it is before alignment."""
+    seeds, adapters = variants.seeds(runs, "alignment"), runs[0].alignment.kind == "adapters"
+    return AlignedTeachers(tuple(others), joint, fold.outputs, seeds, adapters=adapters).to(fold.device)
 
 
 def _held_out(logits_KNC: Tensor, inner_N: npt.NDArray[np.int64], first: int) -> Tensor:
@@ -243,9 +256,9 @@ def _held_out(logits_KNC: Tensor, inner_N: npt.NDArray[np.int64], first: int) ->
 def _loaded(
     runs: Sequence[RunSettings], teachers: Mapping[str, Sequence[Entry]], fold: Fold
 ) -> dict[str, Network]:
-    """Return the networks of all runs' pools, every variant of every run a lane."""
+    """Return the networks trained before the students of all runs, every variant of every run a lane."""
     run, found = runs[0], {}
-    for name, modalities in run.networks().items():
+    for name, modalities in run.frozen_networks().items():
         lanes = len(runs) * (run.teachers.out_of_fold + 1)
         network = Network(fold.widths(modalities), fold.outputs, run.network, [0] * lanes)
         load_lanes(network, [entry.tensors for entry in teachers[name]])
@@ -254,15 +267,21 @@ def _loaded(
 
 
 @torch.no_grad()
+def _privileged_streams(joint: Network, run: RunSettings, fold: Fold, lane: int) -> Tensor:
+    missing, lanes = run.missing(), len(joint.head.weight_KIO)
+    names = () if missing is None else missing.modalities
+    return torch.stack([_encoded(joint, name, fold.train, lanes)[lane] for name in names])
+
+
+def _encoded(network: Network, name: str, part: TensorPart, lanes: int) -> Tensor:
+    pieces = torch.split(part.inputs[name], CHUNK)
+    return torch.cat([network.encoders[name](x.expand(lanes, *x.shape)) for x in pieces], dim=1)
+
+
+@torch.no_grad()
 def _streams(networks: Mapping[str, Network], joint: Network, part: TensorPart, lanes: int) -> Streams:
     unimodal = {name: outputs_on(network, part, lanes).features_KBD for name, network in networks.items()}
-    encoded = {
-        name: torch.cat(
-            [joint.encoders[name](x.expand(lanes, *x.shape)) for x in torch.split(part.inputs[name], CHUNK)],
-            dim=1,
-        )
-        for name in joint.modalities
-    }
+    encoded = {name: _encoded(joint, name, part, lanes) for name in joint.modalities}
     return Streams(unimodal, encoded, part.labels, part.source_KN)
 
 

@@ -5,19 +5,25 @@ domains, so that the HParams page has columns before the first trial ends. Final
 ``final/``, apart from the curves ``term/``, ``validation/``, ``selection/`` and ``transport/``.
 """
 
-import contextlib
+import itertools
+import os
+import re
+import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mmdistill.records.schema import as_text
 
-_EVENT_FILES = "events.out.tfevents.*"
+_EVENT_FILES = "events.out.tfevents."
+_NUMBERS = itertools.count()
 _FINAL = "final/"
 
 
@@ -42,32 +48,60 @@ def write_trial_events(
     shown = {
         name: value if isinstance(value, int | float) else as_text(value) for name, value in hparams.items()
     }
-    with _fresh_writer(folder) as writer:
-        _add(writer, summary_v2.hparams_pb(shown, trial_id=row))
-        last = 0
-        for name, epoch, value in curves:
-            _add(writer, _scalar(name, value), epoch)
-            last = max(last, epoch)
-        for name, value in metrics.items():
-            _add(writer, _scalar(_FINAL + name, value), last)
-        _add(writer, _session_end())
+    epochs: dict[int, list[summary_pb2.Summary.Value]] = {}
+    for name, epoch, value in curves:
+        epochs.setdefault(epoch, []).append(_scalar(name, value))
+    final = [_scalar(_FINAL + name, value) for name, value in metrics.items()]
+    _write(
+        folder,
+        [
+            _event(summary_v2.hparams_pb(shown, trial_id=row)),
+            # One event for all curves of an epoch: TensorBoard checks every event with a checksum in Python.
+            *(_event(summary_pb2.Summary(value=values), epoch) for epoch, values in epochs.items()),
+            _event(summary_pb2.Summary(value=final), max(epochs, default=0)),
+            _event(_session_end()),
+        ],
+    )
 
 
 def write_experiment_events(
-    folder: Path, domains: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]
+    folder: Path,
+    domains: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[str],
+    charts: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write the searched domains and the metrics for the HParams page, at the root of the tree.
+    """Write the domains and metrics for the HParams page and the charts of several curves.
+
+    All of it goes to the root of the tree.
 
     Args:
         folder: the root of the tree.
         domains: by name of a column, ``{"low": ..., "high": ...}`` or ``{"choice": [...]}``; alternatives
             that are not all texts, all booleans or all numbers are shown as texts (JSON where they are none).
         metrics: names under which the trials write their final metrics.
+        charts: by title the names of curves that the page Custom Scalars shows together.
     """
     hparams = [summary_v2.HParam(name, _domain(domain)) for name, domain in domains.items()]
     shown = [summary_v2.Metric(_FINAL + name, display_name=name) for name in metrics]
-    with _fresh_writer(folder) as writer:
-        _add(writer, summary_v2.hparams_config_pb(hparams, shown))
+    summaries = [summary_v2.hparams_config_pb(hparams, shown), *([_layout(charts)] if charts else [])]
+    _write(folder, [_event(summary) for summary in summaries])
+
+
+def _layout(charts: Mapping[str, Sequence[str]]) -> summary_pb2.Summary:
+    drawn = [
+        layout_pb2.Chart(
+            title=title,
+            multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(name)}$" for name in names]),
+        )
+        for title, names in charts.items()
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="Together", chart=drawn)])
+    value = summary_pb2.Summary.Value(
+        tag=custom_scalars.CONFIG_SUMMARY_TAG,
+        metadata=custom_scalars.create_summary_metadata(),
+        tensor=tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]),
+    )
+    return summary_pb2.Summary(value=[value])
 
 
 def _domain(domain: Mapping[str, Any]) -> summary_v2.Domain:
@@ -82,25 +116,25 @@ def _domain(domain: Mapping[str, Any]) -> summary_v2.Domain:
     return summary_v2.Discrete([as_text(option) for option in options])
 
 
-@contextlib.contextmanager
-def _fresh_writer(folder: Path) -> Iterator[EventFileWriter]:
-    """Yield a writer to an empty folder; the former files go last, so that an error leaves them."""
-    former = list(folder.glob(_EVENT_FILES))
-    writer = EventFileWriter(str(folder))
-    try:
-        yield writer
-    finally:
-        writer.close()
+def _write(folder: Path, events: Iterable[event_pb2.Event]) -> None:
+    """Write a new event file to a folder; the former files go last, so that an error leaves them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    former = list(folder.glob(f"{_EVENT_FILES}*"))
+    name = f"{_EVENT_FILES}{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
+    with (folder / name).open("wb") as file:
+        writer = RecordWriter(file)
+        for event in (event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"), *events):
+            writer.write(event.SerializeToString())
     for path in former:
         path.unlink(missing_ok=True)
 
 
-def _add(writer: EventFileWriter, part: summary_pb2.Summary, step: int = 0) -> None:
-    writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=part))
+def _event(summary: summary_pb2.Summary, step: int = 0) -> event_pb2.Event:
+    return event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
 
 
-def _scalar(name: str, value: float) -> summary_pb2.Summary:
-    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=name, simple_value=value)])
+def _scalar(name: str, value: float) -> summary_pb2.Summary.Value:
+    return summary_pb2.Summary.Value(tag=name, simple_value=value)
 
 
 def _session_end() -> summary_pb2.Summary:

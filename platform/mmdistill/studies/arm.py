@@ -50,7 +50,7 @@ def identity(run: RunSettings) -> dict[str, Any]:
     """Return what decides the results of a run, however it was written: equal runs are equal here."""
     run = canonical(run)
     seen = {modality for modalities in run.networks().values() for modality in modalities}
-    if run.needs_auxiliary():
+    if run.needs_auxiliary() or run.missing() is not None:
         seen |= set(run.data.privileged)
     tree = run.as_json()
     tree["teachers"]["pool"] = list(run.networks())
@@ -127,7 +127,7 @@ def with_baselines(arms: Sequence[Arm], main: str, where: str, problems: list[Pr
 
 
 def _is_alone(arm: Arm) -> bool:
-    return not arm.run.active_terms() and arm.frozen is None
+    return not arm.run.is_taught() and arm.frozen is None
 
 
 def _nearest(arm: Arm, alone: Sequence[Arm]) -> Arm:

@@ -114,4 +114,6 @@ def _first_run(order: Order) -> RunSettings:
 
 def _taught(run: RunSettings) -> tuple[str, ...]:
     """Return the networks a run would train before its student."""
-    return () if run.trains_teacher() or not run.active_terms() else tuple(run.networks())
+    taught = tuple(run.frozen_networks()) if run.is_taught() else ()
+    first = ("student",) if run.first_network() is not None else ()
+    return (*first, *taught)

@@ -46,7 +46,7 @@ def with_lanes(study: Study, on_record: int | None) -> Study:
         return study
     lanes = on_record
     if lanes is None:
-        dearest = max(study.arms, key=lambda arm: len(arm.run.active_terms()))
+        dearest = max(study.arms, key=lambda arm: (arm.run.hallucinates(), len(arm.run.active_terms())))
         # A run cannot race alone.
         lanes = max(best_lanes(dearest.run, concurrent_here(resources)), 2 if study.file.search.racing else 1)
     settled = resources.model_copy(update={"lanes": lanes})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mmdistill.data.opening import DataSettings
 from mmdistill.pipeline.order import Lane, Order, StageRequest
-from mmdistill.pipeline.run import RunSettings
+from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.stages import Pipeline
 from mmdistill.randomness import derive_seed
 from mmdistill.settings import digest, edited
@@ -182,7 +182,8 @@ class OrderBook:
         if outputs is None:
             return ()
         phase = "confirm" if draft.kind == "test" else draft.kind
-        signature = digest([phase, run.fold, draft.pairs[0].index, len(draft.pairs), outputs.key])
+        keys = [stage.key for stage in (outputs, self._pipeline(run).first_network) if stage is not None]
+        signature = digest([phase, run.fold, draft.pairs[0].index, len(draft.pairs), keys])
         if signature not in self._stages:
             self._stages[signature] = tuple(self._shared(run, phase, draft.pairs))
         return self._stages[signature]
@@ -191,8 +192,12 @@ class OrderBook:
         most = self.study.lanes
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
-            teachers = [self._stages_order(run, phase, "teacher", name, some) for name in run.networks()]
-            label = ",".join(run.networks())
+            names = list(canonical(run).frozen_networks())
+            teachers = [self._stages_order(run, phase, "teacher", name, some) for name in names]
+            first = run.first_network()
+            if first is not None:
+                teachers.append(self._stages_order(first, phase, "teacher", "student", some))
+            label = ",".join(names)
             yield SharedStages(
                 tuple(teachers), self._stages_order(run, phase, "teacher_outputs", label, some)
             )

@@ -119,7 +119,7 @@ class Session:
         """Write the TensorBoard files that a killed driver left out; they are a view, never the truth."""
         if not any(self.tensorboard.glob("*tfevents*")):
             metrics = SHOWN_METRICS[self.study.task]
-            write_experiment_events(self.tensorboard, _domains(self.study), metrics)
+            write_experiment_events(self.tensorboard, _domains(self.study), metrics, _charts(self.study))
         for final in list(self.folder.finals()):
             if final.trials and not all(self._place(row).is_dir() for row in final.trials):
                 self._show(self.folder.final(final.order_id, whole=True))
@@ -223,6 +223,14 @@ def _proposal(trial: TrialRow) -> str:
 
 def _points(rows: Iterable[EpochRow]) -> list[tuple[str, int, float]]:
     return [(row.name, row.epoch, row.value) for row in rows]
+
+
+def _charts(study: Study) -> dict[str, tuple[str, ...]]:
+    """Return what is shown together: how a teacher that trains along scores and what it still knows."""
+    if not any(arm.run.active_terms() and arm.run.trains_teacher() for arm in study.arms):
+        return {}
+    score = "ccc" if study.task == "regression" else "accuracy"
+    return {"teacher that trains along": (f"validation/teacher_{score}", "validation/teacher_auxiliary_r2")}
 
 
 def _domains(study: Study) -> dict[str, dict[str, Any]]:

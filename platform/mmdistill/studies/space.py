@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmdistill.errors import Problem
-from mmdistill.pipeline.run import RunSettings, canonical, greatest, live_ranges
+from mmdistill.pipeline.run import RunSettings, canonical, dead_fields, greatest, live_ranges
 from mmdistill.settings import Choice, Dimension, Range, declared_ranges, edited, flattened
 from mmdistill.studies.file import ArmEntry, Space
 from mmdistill.terms.base import Task
@@ -131,7 +131,7 @@ def _unused(at: str, path: str, scope: str) -> Problem:
 def _is_live_in_term(rest: Sequence[str], run: RunSettings) -> bool:
     name, field = (*rest, "", "")[:2]
     active = run.active_terms()
-    return name in active and field in type(active[name]).model_fields and field not in active[name].dead()
+    return name in active and field in set(type(active[name]).model_fields) - dead_fields(run, name)
 
 
 def _within(limits: Mapping[str, int], path: str, declared: Range) -> Range:

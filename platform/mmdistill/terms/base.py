@@ -247,5 +247,10 @@ def to_teacher_width(shapes: Shapes, seeds: Sequence[int], role: str) -> nn.Modu
 
 
 def normalised(features_KBD: Tensor) -> Tensor:
-    """Return the features with zero mean and unit variance over D: no trainable scale can shrink them."""
-    return torch.nn.functional.layer_norm(features_KBD, features_KBD.shape[-1:])
+    """Return the features with zero mean and unit variance over D: no trainable scale can shrink them.
+
+    The constant that keeps a division finite is relative to a row's largest entry: beside an absolute one
+    small features would come out smaller.
+    """
+    largest_KB1 = features_KBD.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30)
+    return torch.nn.functional.layer_norm(features_KBD / largest_KB1, features_KBD.shape[-1:])

@@ -5,34 +5,56 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmdistill.losses.structural import structural_transport
+from mmdistill.losses.structural import Coupling, structural_transport
 from mmdistill.settings import Tunable
 from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermValue, require
+from mmdistill.transport.sinkhorn import Value
+
+# Settings of a regularised problem; and what each coupling does not look at.
+SOLVER = {"eps_rel", "eps", "value", "debias", "tolerance", "iterations"}
+UNUSED: dict[Coupling, set[str]] = {
+    "entropic": {"penalty_rel", "structure"},
+    "identity": {*SOLVER, "penalty_rel", "structure"},
+    "exact": {*SOLVER, "penalty_rel", "structure"},
+    "unbalanced": {"value", "structure"},
+    "gromov": {*SOLVER, "penalty_rel", "structure", "anchors", "k"},
+    "fused_gromov": {*SOLVER, "penalty_rel"},
+}
 
 
 class TransportSettings(TermSettings):
-    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3)."""
+    """Sinkhorn divergence between rows of the two similarity matrices (MT-PKDOT, equation 3).
+
+    ``eps``, where given, is the regularisation itself, in place of ``eps_rel``: the square of the published
+    code's blur of 0.1 is 0.01.
+    """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.2
     eps_rel: Annotated[float, Field(gt=0, allow_inf_nan=True), Tunable(low=0.01, high=3.0, log=True)] = 0.13
+    eps: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1), Tunable(low=5, high=60, log=True, integer=True)] = 30
     anchors: Literal["least", "most", "all", "global"] = "least"
     shift: Literal["min", "none"] = "min"
     detach_shift: bool = False
     debias: bool = True
-    coupling: Literal["entropic", "identity"] = "entropic"
+    coupling: Coupling = "entropic"
+    value: Value = "regularised"
+    penalty_rel: Annotated[float, Field(gt=0), Tunable(low=1.0, high=100.0, log=True)] = 10.0
+    structure: Annotated[float, Field(ge=0, le=1), Tunable(low=0.1, high=0.9)] = 0.5
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     iterations: Annotated[int, Field(ge=1)] = 1000
 
     def dead(self) -> frozenset[str]:
-        """Identity coupling solves no transport problem; `all` takes no number; no shift has no gradient."""
-        dead = {"k"} if self.anchors == "all" else set()
+        """`all` takes no number; no shift has no gradient; each coupling leaves some of the others unused."""
+        dead = set(UNUSED[self.coupling])
+        if self.anchors == "all":
+            dead.add("k")
         if self.shift == "none":
             dead.add("detach_shift")
-        if self.coupling == "identity":
-            dead |= {"eps_rel", "debias", "tolerance", "iterations"}
-        elif math.isinf(self.eps_rel):
-            dead |= {"eps_rel", "tolerance", "iterations"}
+        if self.eps is not None:
+            dead.add("eps_rel")
+        elif math.isinf(self.eps_rel) and self.coupling in {"entropic", "unbalanced"}:
+            dead |= {"eps_rel", "value", "penalty_rel", "tolerance", "iterations"}
         return frozenset(dead)
 
     def most(self, batch_size: int) -> dict[str, int]:
@@ -45,6 +67,8 @@ class Transport(AbstractTerm[TransportSettings]):
     """Match the student's similarity structure to the teacher's by optimal transport between anchored rows.
 
     Controls: ``coupling = "identity"`` pairs every sample with itself; ``eps_rel = inf`` matches means only.
+    The couplings ``exact``, ``unbalanced``, ``gromov`` and ``fused_gromov`` are solved by POT lane by lane:
+    one problem of 64 samples takes 1 to 5 ms.
     """
 
     settings_type = TransportSettings
@@ -58,12 +82,19 @@ class Transport(AbstractTerm[TransportSettings]):
             student,
             teacher,
             eps_rel=self.per_lane("eps_rel", student),
+            eps=self.shared.eps,
             k=self.per_lane("k", student).long(),
             anchors=self.shared.anchors,
             shift=self.shared.shift,
             detach_shift=self.shared.detach_shift,
             debias=self.shared.debias,
             coupling=self.shared.coupling,
+            value=self.shared.value,
+            **{
+                name: self.per_lane(name, student)
+                for name in ("penalty_rel", "structure")
+                if name not in UNUSED[self.shared.coupling]
+            },
             tolerance=self.shared.tolerance,
             iterations=self.shared.iterations,
         )

@@ -5,17 +5,23 @@ Axes: K lanes, B batch, N rows, D width, C outputs, I inputs, M teachers.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill.losses.alignment import cosine_alignment
+from mmdistill.losses.discrepancy import mmd
+from mmdistill.losses.hints import fitnet
+from mmdistill.losses.softened import kd, prediction_mse
 from mmdistill.losses.task import ccc_loss, cross_entropy
 from mmdistill.models.lanes import LaneLinear
 from mmdistill.models.network import Adapter, Network, Outputs
 from mmdistill.terms.base import Task
 from mmdistill.training.loop import Losses
 from mmdistill.training.runtime import Runtime
+
+AlignmentLossKind = Literal["cosine", "mmd", "mse", "kl"]
 
 # Rows of one forward pass over a whole part: bounds memory at K lanes x rows x width.
 CHUNK = 8192
@@ -157,14 +163,25 @@ class Streams:
 class AlignedTeachers(nn.Module):
     """Adapters and heads on the unimodal teachers, and the joint teacher's own fusion and head.
 
-    The encoders below stay frozen (MT-PKDOT, stage 1).
+    The encoders below stay frozen (MT-PKDOT, stage 1). Without ``adapters`` the heads are on the teachers'
+    raw features.
     """
 
-    def __init__(self, names: Sequence[str], joint: Network, outputs: int, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        joint: Network,
+        outputs: int,
+        seeds: Sequence[int],
+        *,
+        adapters: bool = True,
+    ) -> None:
         super().__init__()
         self.names = tuple(names)
         width = joint.width
-        self.adapters = nn.ModuleDict({n: Adapter(width, seeds, f"adapter.{n}") for n in names})
+        self.adapters = nn.ModuleDict(
+            {n: Adapter(width, seeds, f"adapter.{n}") if adapters else nn.Identity() for n in names}
+        )
         self.heads = nn.ModuleDict({n: LaneLinear(width, outputs, seeds, f"adapter_head.{n}") for n in names})
         if joint.fusion is None:
             raise ValueError("the joint teacher sees one modality only: there is nothing to fuse")
@@ -194,21 +211,54 @@ def aligned_on(teachers: AlignedTeachers, streams: Streams) -> dict[str, Outputs
     return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-class AlignmentObjective:
-    """Equation (1): pull the adapted teachers to the joint one while all keep classifying.
+@dataclass(frozen=True)
+class AlignmentLoss:
+    """How far another teacher is from the joint one.
 
-    weight * sum_m mean_i(1 - cos(a_m,i , z_J,i)) + (1 - weight) * [task_J + 1/2 sum_m task_m], the joint
-    features not detached, as in the released code.
+    Attributes:
+        kind: on features ``cosine`` (mean of 1 - cos), ``mmd`` or ``mse`` (mean over batch and width); on
+            outputs ``kl``, T^2 KL(joint || other), in regression their squared difference.
+        detach_joint: whether only the other teacher is pulled.
+        temperature: T of ``kl``.
+    """
+
+    kind: AlignmentLossKind = "cosine"
+    detach_joint: bool = False
+    temperature: float = 4.0
+
+    def __call__(self, task: Task, other: Outputs, joint: Outputs) -> Tensor:
+        """Return the value of each lane."""
+        joint = joint.detach() if self.detach_joint else joint
+        if self.kind == "kl" and task == "regression":
+            return prediction_mse(other.logits_KBC, joint.logits_KBC)
+        if self.kind == "kl":
+            return kd(other.logits_KBC, joint.logits_KBC, temperature=self.temperature)
+        features = (other.features_KBD, joint.features_KBD)
+        if self.kind == "mmd":
+            return mmd(*features)
+        return fitnet(*features) if self.kind == "mse" else cosine_alignment(*features)
+
+
+class AlignmentObjective:
+    """Equation (1): pull the adapted teachers to the joint one while all keep doing the task.
+
+    weight * sum_m loss(m, J) + (1 - weight) * [task_J + 1/2 sum_m task_m].
     """
 
     def __init__(
-        self, teachers: AlignedTeachers, train: Streams, validation: Streams, task: Task, weight: float
+        self,
+        teachers: AlignedTeachers,
+        train: Streams,
+        validation: Streams,
+        task: Task,
+        weight: float,
+        loss: AlignmentLoss | None = None,
     ) -> None:
         self.modules: nn.Module = teachers
         self._teachers = teachers
         self._train, self._validation = train, validation
         self._task: Task = task
-        self._weight = weight
+        self._weight, self._loss = weight, loss or AlignmentLoss()
 
     def losses(self, rows_KB: Tensor, _epoch: int = 0) -> Losses:
         """Return the losses of a batch of labelled rows."""
@@ -221,7 +271,7 @@ class AlignmentObjective:
         align = torch.zeros_like(task)
         for outputs in found.values():
             task = task + 0.5 * task_loss(self._task, outputs.logits_KBC, labels, mask, none_K)
-            align = align + cosine_alignment(outputs.features_KBD, joint.features_KBD)
+            align = align + self._loss(self._task, outputs, joint)
         total = self._weight * align + (1 - self._weight) * task
         return Losses(total, {"task": task, "alignment": align}, {})
 

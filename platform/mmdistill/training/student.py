@@ -1,15 +1,20 @@
 """What a student is trained for: the task on labelled rows, and the terms on every row.
 
-Axes: K lanes, B batch, N rows, D width, C outputs, M teachers.
+Axes: K lanes, B batch, N rows, D width, C outputs, M teachers, S modalities the student is missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
+from mmdistill.losses.discrepancy import mmd
+from mmdistill.losses.hints import fitnet
+from mmdistill.losses.task import ccc_loss
 from mmdistill.models.network import Network, Outputs
 from mmdistill.terms.base import AbstractTerm, Batch, Labels, Layers, Masked, Pool, Task
 from mmdistill.training.average import AverageNetwork
@@ -23,7 +28,12 @@ from mmdistill.training.objectives import (
     outputs_on,
     task_loss,
 )
+from mmdistill.training.probe import input_r2
 from mmdistill.training.runtime import Runtime
+
+Policy = Literal["sample", "batch", "mean", "weighted", "fixed"]
+RegressionEvidence = Literal["squared_error", "ccc"]
+HallucinationLoss = Literal["mmd", "mse"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,12 @@ class FrozenTeachers:
     Attributes:
         evidence_KMN: the loss by which teachers are compared; 0 on rows without a label.
         labelled_KN: which rows have a label.
-        policy: ``sample`` or ``batch``.
+        policy: ``sample``, ``batch`` and ``fixed`` choose a teacher; ``mean`` and ``weighted`` mix them all.
+        temperature_K: of ``weighted``, in units of the evidence.
+        fixed: index of the teacher of ``fixed``.
+        judged_KMNC: predictions by whose 1 - CCC over a batch ``batch`` compares, with the ``targets_NC``;
+            None to compare by the evidence.
+        streams_KSND: what a hallucinating student learns to predict; None for any other.
         further: what some terms look at, [K, M, N, ...]: ``layer_0`` ..., and the logits ``alone`` and
             ``without`` of single modalities.
     """
@@ -43,32 +58,79 @@ class FrozenTeachers:
     logits_KMNC: Tensor
     evidence_KMN: Tensor
     labelled_KN: Tensor
-    policy: str
+    policy: Policy
+    temperature_K: Tensor | None = None
+    fixed: int = 0
+    judged_KMNC: Tensor | None = None
+    targets_NC: Tensor | None = None
+    streams_KSND: Tensor | None = None
     further: Mapping[str, Tensor] = field(default_factory=dict)
 
     def only(self, lanes: Tensor) -> "FrozenTeachers":
         """Return the teachers of some lanes."""
-        return FrozenTeachers(
-            self.names,
-            self.features_KMND[lanes],
-            self.logits_KMNC[lanes],
-            self.evidence_KMN[lanes],
-            self.labelled_KN[lanes],
-            self.policy,
-            {name: found_KMN[lanes] for name, found_KMN in self.further.items()},
+        return replace(
+            self,
+            features_KMND=self.features_KMND[lanes],
+            logits_KMNC=self.logits_KMNC[lanes],
+            evidence_KMN=self.evidence_KMN[lanes],
+            labelled_KN=self.labelled_KN[lanes],
+            temperature_K=None if self.temperature_K is None else self.temperature_K[lanes],
+            judged_KMNC=None if self.judged_KMNC is None else self.judged_KMNC[lanes],
+            streams_KSND=None if self.streams_KSND is None else self.streams_KSND[lanes],
+            further={name: found_KMN[lanes] for name, found_KMN in self.further.items()},
         )
 
     def choose(self, rows_KB: Tensor) -> Tensor:
-        """Return the index of the teacher of each row of a batch, choice_KB."""
-        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
-        evidence_KBM = self.evidence_KMN.transpose(1, 2)[lanes, rows_KB]
-        labelled_KB = self.labelled_KN[lanes, rows_KB]
+        """Return the index of the teacher of each row of a batch, choice_KB; of a policy that chooses."""
+        if self.policy == "fixed":
+            return torch.full_like(rows_KB, self.fixed)
+        evidence_KBM, labelled_KB = self._evidence_at(rows_KB)
         overall_K1 = self.evidence_KMN.sum(dim=2).argmin(dim=1, keepdim=True)
         if self.policy == "sample":
             return torch.where(labelled_KB, evidence_KBM.argmin(dim=2), overall_K1)
-        here_K1 = evidence_KBM.sum(dim=1).argmin(dim=1, keepdim=True)
+        here_K1 = self._batch_losses(rows_KB, evidence_KBM, labelled_KB).argmin(dim=1, keepdim=True)
         chosen_K1 = torch.where(labelled_KB.any(dim=1, keepdim=True), here_K1, overall_K1)
         return chosen_K1.expand_as(rows_KB)
+
+    def taught(self, rows_KB: Tensor) -> tuple[Outputs, Tensor]:
+        """Return what the rows learn from, and how much of it each teacher says: weights_KBM, sum 1."""
+        if self.policy not in {"mean", "weighted"}:
+            choice_KB = self.choose(rows_KB)
+            weights_KBM = one_hot(choice_KB, len(self.names)).to(self.features_KMND.dtype)
+            return self.outputs(rows_KB, choice_KB), weights_KBM
+        weights_KBM, pool = self._mixture(rows_KB), self.pool(rows_KB)
+        features_KBD, logits_KBC = (
+            (weights_KBM[..., None] * said).sum(dim=2) for said in (pool.features_KBMD, pool.logits_KBMC)
+        )
+        return Outputs(features_KBD, logits_KBC), weights_KBM
+
+    def _mixture(self, rows_KB: Tensor) -> Tensor:
+        evidence_KBM, labelled_KB = self._evidence_at(rows_KB)
+        if self.policy == "mean" or self.temperature_K is None:
+            return torch.full_like(evidence_KBM, 1 / len(self.names))
+        count_K1 = self.labelled_KN.sum(dim=1, keepdim=True).clamp_min(1)
+        overall_KM = self.evidence_KMN.sum(dim=2) / count_K1
+        loss_KBM = torch.where(labelled_KB[..., None], evidence_KBM, overall_KM[:, None])
+        return torch.softmax(-loss_KBM / self.temperature_K[:, None, None], dim=-1)
+
+    def streams(self, rows_KB: Tensor) -> list[Tensor]:
+        """Return the features_KBD of each modality that the student is missing."""
+        assert self.streams_KSND is not None
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        return [stream_KND[lanes, rows_KB] for stream_KND in self.streams_KSND.unbind(dim=1)]
+
+    def _evidence_at(self, rows_KB: Tensor) -> tuple[Tensor, Tensor]:
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        return self.evidence_KMN.transpose(1, 2)[lanes, rows_KB], self.labelled_KN[lanes, rows_KB]
+
+    def _batch_losses(self, rows_KB: Tensor, evidence_KBM: Tensor, labelled_KB: Tensor) -> Tensor:
+        """Return the loss of each teacher over the labelled rows of a batch, loss_KM."""
+        if self.judged_KMNC is None or self.targets_NC is None:
+            return evidence_KBM.sum(dim=1)
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        judged = self.judged_KMNC.transpose(1, 2)[lanes, rows_KB].unbind(dim=2)
+        targets_KBC = self.targets_NC[rows_KB]
+        return torch.stack([ccc_loss(said_KBC, targets_KBC, labelled_KB) for said_KBC in judged], dim=1)
 
     def pool(self, rows_KB: Tensor) -> Pool:
         """Return what every teacher says at each row."""
@@ -82,19 +144,20 @@ class FrozenTeachers:
         features = self.features_KMND[lanes, choice_KB, rows_KB]
         return Outputs(features, self.logits_KMNC[lanes, choice_KB, rows_KB])
 
-    def layers(self, rows_KB: Tensor, choice_KB: Tensor) -> tuple[Tensor, ...]:
-        """Return the chosen teacher's layers below the features at each row."""
+    def layers(self, rows_KB: Tensor, weights_KBM: Tensor) -> tuple[Tensor, ...]:
+        """Return the layers below the features at each row, mixed as the features are."""
         names = sorted(name for name in self.further if name.startswith("layer_"))
-        return tuple(self._chosen(name, rows_KB, choice_KB) for name in names)
+        return tuple(self._mixed(name, rows_KB, weights_KBM) for name in names)
 
-    def masked(self, rows_KB: Tensor, choice_KB: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the chosen teacher says at each row from each modality alone, and without each."""
-        alone, without = (self._chosen(name, rows_KB, choice_KB) for name in ("alone", "without"))
+    def masked(self, rows_KB: Tensor, weights_KBM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what teachers say at each row from each modality alone, and without each, mixed."""
+        alone, without = (self._mixed(name, rows_KB, weights_KBM) for name in ("alone", "without"))
         return alone, without
 
-    def _chosen(self, name: str, rows_KB: Tensor, choice_KB: Tensor) -> Tensor:
+    def _mixed(self, name: str, rows_KB: Tensor, weights_KBM: Tensor) -> Tensor:
         lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
-        return self.further[name][lanes, choice_KB, rows_KB]
+        said = self.further[name].transpose(1, 2)[lanes, rows_KB]
+        return (weights_KBM[(..., *[None] * (said.ndim - 3))] * said).sum(dim=2)
 
 
 @dataclass(frozen=True)
@@ -111,21 +174,29 @@ class Rows:
 class LiveTeacher:
     """A teacher (and an auxiliary) that trains along with the student on its own task loss.
 
-    ``source_KN`` tells from which row each row takes the label they learn; None for its own.
+    ``source_KN`` tells from which row each row takes the label they learn; None for its own. A frozen
+    auxiliary is what it said about every training row, features_KND and logits_KNC.
     """
 
     teacher: Network
-    auxiliary: Network | None
+    auxiliary: Network | Outputs | None
     task_weight: float
     source_KN: Tensor | None = None
 
     def only(self, lanes: Tensor) -> "LiveTeacher":
-        """Return the labels of some lanes; the networks are narrowed where their parameters are held."""
-        return self if self.source_KN is None else replace(self, source_KN=self.source_KN[lanes])
+        """Return labels and outputs of some lanes; networks are narrowed where their parameters are held."""
+        source_KN = None if self.source_KN is None else self.source_KN[lanes]
+        said = self.auxiliary
+        auxiliary = Outputs(*(x[lanes] for x in said)) if isinstance(said, Outputs) else said
+        return replace(self, auxiliary=auxiliary, source_KN=source_KN)
 
 
 class StudentObjective:
-    """The task loss plus the weighted terms."""
+    """The task loss plus the weighted terms.
+
+    A student that hallucinates adds the loss of its hallucinators, unweighted: they learn from nothing else,
+    and nothing else learns from it.
+    """
 
     def __init__(
         self,
@@ -136,16 +207,21 @@ class StudentObjective:
         runtime: Runtime,
         frozen: FrozenTeachers | None = None,
         live: LiveTeacher | None = None,
+        *,
+        task_weight: float = 1.0,
+        hallucination: HallucinationLoss = "mmd",
         average: AverageNetwork | None = None,
     ) -> None:
         self.student, self._terms, self._rows = student, terms, rows
         self._smoothing_K, self._runtime = smoothing_K, runtime
         self._frozen, self._live, self._average = frozen, live, average
+        self._task_weight: float = task_weight
+        self._hallucination: HallucinationLoss = hallucination
         self._weights = {n: t.per_lane("weight", smoothing_K) for n, t in terms.items()}
         parts: dict[str, nn.Module] = {"student": student, "terms": nn.ModuleDict(terms)}
         if live is not None:
             parts["teacher"] = live.teacher
-            if live.auxiliary is not None:
+            if isinstance(live.auxiliary, Network):
                 parts["auxiliary"] = live.auxiliary
         if average is not None:
             parts["average"] = average
@@ -161,7 +237,16 @@ class StudentObjective:
         frozen = None if self._frozen is None else self._frozen.only(lanes)
         live = None if self._live is None else self._live.only(lanes)
         return StudentObjective(
-            self.student, terms, rows, self._smoothing_K[lanes], self._runtime, frozen, live, self._average
+            self.student,
+            terms,
+            rows,
+            self._smoothing_K[lanes],
+            self._runtime,
+            frozen,
+            live,
+            task_weight=self._task_weight,
+            hallucination=self._hallucination,
+            average=self._average,
         )
 
     def losses(self, rows_KB: Tensor, epoch: int = 0) -> Losses:
@@ -169,23 +254,25 @@ class StudentObjective:
         lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
         labelled_KB = self._rows.labelled_KN[lanes, rows_KB]
         labels = self._rows.train.labels[rows_KB]
-        student = self._run(self.student, rows_KB)
+        student, missing = self._run_with_missing(self.student, rows_KB)
         values = {"task": self._task(student, labels, labelled_KB)}
-        total = values["task"]
+        total = self._task_weight * values["task"]
         details: dict[str, Tensor] = {}
-        teacher, auxiliary, pool, choice_KB = None, None, None, None
+        teacher, auxiliary, pool, weights_KBM = None, None, None, None
         if self._frozen is not None:
-            choice_KB = self._frozen.choose(rows_KB)
-            teacher = self._frozen.outputs(rows_KB, choice_KB)
-            details |= _shares(choice_KB, self._frozen.names)
+            teacher, weights_KBM = self._frozen.taught(rows_KB)
+            details |= _shares(weights_KBM, self._frozen.names)
+            own = self._hallucinated(missing, rows_KB, self._frozen)
+            values |= own
+            total = total + sum(own.values(), torch.zeros_like(total))
             if self._looks_at("pool"):
                 pool = self._frozen.pool(rows_KB)
         if self._live is not None:
             teacher, auxiliary, own = self._run_live(self._live, rows_KB, labelled_KB)
             values |= own
             total = total + self._live.task_weight * sum(own.values(), torch.zeros_like(total))
-        layers = self._layers(rows_KB, choice_KB) if self._looks_at("layers") else None
-        singly = self._masked(rows_KB, choice_KB) if self._looks_at("masked") else None
+        layers = self._layers(rows_KB, weights_KBM) if self._looks_at("layers") else None
+        singly = self._masked(rows_KB, weights_KBM) if self._looks_at("masked") else None
         known = Labels(labels, labelled_KB)
         average = self._follow(values, rows_KB)
         batch = Batch(student, teacher, auxiliary, pool, known, rows_KB, epoch, layers, singly, average)
@@ -197,7 +284,11 @@ class StudentObjective:
         return Losses(total, values, details)
 
     def validation(self) -> dict[str, Tensor]:
-        """Return the student's criterion and score on the validation rows, and the live teacher's score."""
+        """Return the student's criterion and score on the validation rows, and about the live teacher.
+
+        Of that one its score, and ``teacher_auxiliary_r2``: how much of the inputs that the student does not
+        see a linear map of its features tells.
+        """
         part, lanes = self._rows.validation, len(self._smoothing_K)
         seen = criterion(self._rows.task, outputs_on(self.student, part, lanes).logits_KBC, part.labels)
         if self._live is not None:
@@ -205,17 +296,37 @@ class StudentObjective:
                 self._rows.task, outputs_on(self._live.teacher, part, lanes).logits_KBC, part.labels
             )
             seen |= {f"teacher_{name}": value for name, value in teacher.items() if name != "criterion"}
+            hidden = tuple(n for n in self._live.teacher.modalities if n not in self.student.modalities)
+            if hidden:
+                parts = (self._rows.train, part)
+                seen["teacher_auxiliary_r2"] = input_r2(self._live.teacher, hidden, parts)
         return seen
 
     def _looks_at(self, part: str) -> bool:
         return any(part in term.needs for term in self._terms.values())
 
-    def _run(
+    def _run(self, network: Network, rows_KB: Tensor) -> Outputs:
+        return self._run_with_missing(network, rows_KB)[0]
+
+    def _run_with_missing(
         self, network: Network, rows_KB: Tensor, kept: Callable[[str], bool] = lambda _: True
-    ) -> Outputs:
-        outputs = network(masked(self._inputs(network, rows_KB), kept))
+    ) -> tuple[Outputs, list[Tensor]]:
+        outputs, missing = network.with_missing(masked(self._inputs(network, rows_KB), kept))
         gather = self._runtime.gather
-        return Outputs(gather(outputs.features_KBD), gather(outputs.logits_KBC))
+        gathered = Outputs(gather(outputs.features_KBD), gather(outputs.logits_KBC))
+        return gathered, [gather(stream_KBD) for stream_KBD in missing]
+
+    def _hallucinated(
+        self, missing: Sequence[Tensor], rows_KB: Tensor, frozen: FrozenTeachers
+    ) -> dict[str, Tensor]:
+        """Return the loss of the hallucinators, where there are any."""
+        if frozen.streams_KSND is None:
+            return {}
+        found = torch.zeros_like(rows_KB[:, 0], dtype=self._smoothing_K.dtype)
+        for mine_KBD, theirs_KBD in zip(missing, frozen.streams(rows_KB), strict=True):
+            is_mmd = self._hallucination == "mmd"
+            found = found + (mmd(mine_KBD, theirs_KBD) if is_mmd else fitnet(mine_KBD, theirs_KBD))
+        return {"hallucination": found}
 
     def _inputs(self, network: Network, rows_KB: Tensor) -> dict[str, Tensor]:
         return at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
@@ -228,10 +339,10 @@ class StudentObjective:
         self._average.follow(self.student, self._live.teacher, values["task"] <= values["teacher_task"])
         return self._run(self._average.network, rows_KB)
 
-    def _layers(self, rows_KB: Tensor, choice_KB: Tensor | None) -> Layers:
+    def _layers(self, rows_KB: Tensor, weights_KBM: Tensor | None) -> Layers:
         student = self._layers_of(self.student, rows_KB)
-        if self._frozen is not None and choice_KB is not None:
-            return Layers(student, self._frozen.layers(rows_KB, choice_KB))
+        if self._frozen is not None and weights_KBM is not None:
+            return Layers(student, self._frozen.layers(rows_KB, weights_KBM))
         assert self._live is not None
         return Layers(student, self._layers_of(self._live.teacher, rows_KB))
 
@@ -239,17 +350,18 @@ class StudentObjective:
         _, layers = network.with_layers(self._inputs(network, rows_KB))
         return tuple(self._runtime.gather(layer) for layer in layers)
 
-    def _masked(self, rows_KB: Tensor, choice_KB: Tensor | None) -> Masked:
+    def _masked(self, rows_KB: Tensor, weights_KBM: Tensor | None) -> Masked:
         student = self._singly(self.student, rows_KB, str.__eq__)
-        if self._frozen is not None and choice_KB is not None:
-            return Masked(student, *self._frozen.masked(rows_KB, choice_KB))
+        if self._frozen is not None and weights_KBM is not None:
+            return Masked(student, *self._frozen.masked(rows_KB, weights_KBM))
         assert self._live is not None
         alone, without = (self._singly(self._live.teacher, rows_KB, of) for of in (str.__eq__, str.__ne__))
         return Masked(student, alone, without)
 
     def _singly(self, network: Network, rows_KB: Tensor, of: Callable[[str, str], bool]) -> Tensor:
         """Return logits_KBSC with the modalities kept that are, or are not, each of the student's."""
-        runs = [self._run(network, rows_KB, partial(of, one)) for one in self.student.modalities]
+        modalities = self.student.modalities
+        runs = [self._run_with_missing(network, rows_KB, partial(of, one))[0] for one in modalities]
         return torch.stack([outputs.logits_KBC for outputs in runs], dim=2)
 
     def _task(self, outputs: Outputs, labels: Tensor, labelled_KB: Tensor) -> Tensor:
@@ -263,11 +375,15 @@ class StudentObjective:
         losses = {"teacher_task": self._task(teacher, labels, labelled_KB)}
         if live.auxiliary is None:
             return teacher, None, losses
+        if isinstance(live.auxiliary, Outputs):
+            lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+            return teacher, Outputs(*(x[lanes, rows_KB] for x in live.auxiliary)), losses
         auxiliary = self._run(live.auxiliary, rows_KB)
         return teacher, auxiliary, losses | {"auxiliary_task": self._task(auxiliary, labels, labelled_KB)}
 
 
-def _shares(choice_KB: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+def _shares(weights_KBM: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     if len(names) == 1:
         return {}
-    return {f"selection/{name}": (choice_KB == m).float().mean(dim=1) for m, name in enumerate(names)}
+    means_KM = weights_KBM.mean(dim=1)
+    return {f"selection/{name}": means_KM[:, m] for m, name in enumerate(names)}

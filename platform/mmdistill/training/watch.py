@@ -33,9 +33,9 @@ class Watch:
         self._note("gradient", torch.isfinite(gradient_KP.sum(dim=1)), step)
 
     def _note(self, name: str, fine_K: Tensor, step: int) -> None:
-        never_K = torch.full_like(fine_K, math.inf, dtype=torch.float32)
-        unseen_K = self.first.setdefault(name, never_K)
-        self.first[name] = torch.where(~fine_K & torch.isinf(unseen_K), float(step), unseen_K)
+        failed_K = torch.where(fine_K, math.inf, float(step))
+        before_K = self.first.get(name)
+        self.first[name] = failed_K if before_K is None else torch.minimum(before_K, failed_K)
         self.alive_K = self.alive_K & fine_K
 
     def only(self, lanes: Tensor) -> "Watch":

@@ -22,10 +22,10 @@ Array = npt.NDArray[Any]
 # What fills the cache: one small problem in single precision, which is what training uses.
 _COMPILE = """
 import numpy as np
-from mmdistill.transport.compiled import solve_all
+from mmdistill.transport.compiled import Options, solve_all
 half_PN = np.full((1, 2), 0.5, np.float32)
 costs_PNM, eps_P = np.ones((1, 2, 2), np.float32), np.ones(1, np.float32)
-solve_all(costs_PNM, eps_P, half_PN, half_PN, tolerance=0.1, iterations=2, symmetric=False)
+solve_all(costs_PNM, eps_P, half_PN, half_PN, Options(0.1, 2, False))
 """
 _COMPILING = "MMDISTILL_COMPILING"
 
@@ -70,21 +70,36 @@ class Problem(NamedTuple):
     image_M: Array
 
 
+class Options(NamedTuple):
+    """How problems are solved; ``gaps``: whether there may be points without mass, which are not there."""
+
+    tolerance: float
+    iterations: int
+    symmetric: bool
+    gaps: bool = False
+
+
 def solve_all(
-    costs_PNM: Array,
-    eps_P: Array,
-    a_PN: Array,
-    b_PM: Array,
-    *,
-    tolerance: float,
-    iterations: int,
-    symmetric: bool,
+    costs_PNM: Array, eps_P: Array, a_PN: Array, b_PM: Array, options: Options
 ) -> tuple[Array, Array]:
     """Return plan_PNM and facts_P5 in double precision: dual value, <P, C>, KL, error, iterations.
 
-    KL is that of P from a x b. Everything is of one type, float32 or float64, contiguous and finite; eps and
-    masses are above 0.
+    KL is that of P from a x b. Everything is of one type, float32 or float64, contiguous and finite; eps and,
+    but for gaps, masses are above 0.
     """
+    if not options.gaps:
+        return _solve(costs_PNM, eps_P, a_PN, b_PM, options)
+    plan_PNM, facts_P5 = np.zeros_like(costs_PNM), np.empty((len(costs_PNM), 5))
+    for p, (a_N, b_M) in enumerate(zip(a_PN, b_PM, strict=True)):
+        row, column = np.flatnonzero(a_N), np.flatnonzero(b_M)
+        part = np.ix_(row, column)
+        masses = a_N[None, row], b_M[None, column]
+        plan_1NM, facts_P5[p] = _solve(costs_PNM[p][part][None], eps_P[p : p + 1], *masses, options)
+        plan_PNM[p][part] = plan_1NM[0]
+    return plan_PNM, facts_P5
+
+
+def _solve(costs_PNM: Array, eps_P: Array, a_PN: Array, b_PM: Array, options: Options) -> tuple[Array, Array]:
     kernel = _kernel()
     real = costs_PNM.dtype
     _, rows, columns = costs_PNM.shape
@@ -93,10 +108,8 @@ def solve_all(
     bits_M = powers_M.view(np.int32 if real.itemsize == 4 else np.int64)
     spaces = [*np.empty((2, rows, columns), real), powers_M, bits_M]
     problem = Problem(*spaces, *np.empty((3, rows), real), *np.empty((7, columns), real))
-    number = NUMBERS[real.itemsize]
-    kernel.solve_all(
-        costs_PNM, eps_P, a_PN, b_PM, tolerance, iterations, symmetric, problem, number, plan_PNM, facts_P5
-    )
+    problems = (costs_PNM, eps_P, a_PN, b_PM)
+    kernel.solve_all(*problems, *options[:3], problem, NUMBERS[real.itemsize], plan_PNM, facts_P5)
     return plan_PNM, facts_P5
 
 

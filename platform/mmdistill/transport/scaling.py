@@ -31,6 +31,9 @@ SLOW = 0.5
 MOST_RELAXATION = 1.8
 # Share of problems still open at which the solved ones are taken out, which copies the kernels of the others.
 COMPACT_AT = 0.7
+# Share of its mass that a point gives to the copies which stand for points that are not there: none, in
+# single precision, and yet far from the end of its range.
+COPY = 1e-12
 # Over-relaxation is safe near the solution only: the most error for it, as a share of the norm of a.
 NEAR = 0.1
 
@@ -251,6 +254,25 @@ def finish(
     dual_P = torch.bmm(torch.bmm(a_P1N, log_kernel_PNM), b_P1M.mT)[:, 0, 0] + (1 - plan_PNM.sum(dim=(1, 2)))
     dual_P = dual_P + (a_P1N * log_row_P1N).sum(dim=(1, 2)) + (b_P1M * log_column_P1M).sum(dim=(1, 2))
     return plan_PNM, dual_P, kl_P
+
+
+def with_copies(costs_PNM: Tensor, a_P1N: Tensor, b_P1M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return costs and masses in which each point without mass is a copy of the first point that has some.
+
+    Copies of a point share its scaling, so the other points are transported as if there were none.
+    """
+    (rows_PN, a_P1N), (columns_PM, b_P1M) = _copies(a_P1N), _copies(b_P1M)
+    problems_P11 = torch.arange(len(costs_PNM), device=costs_PNM.device)[:, None, None]
+    return costs_PNM[problems_P11, rows_PN[:, :, None], columns_PM[:, None, :]], a_P1N, b_P1M
+
+
+def _copies(mass_P1N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which point stands at each place, and its mass."""
+    there_PN = mass_P1N[:, 0] > 0
+    first_P1 = there_PN.int().argmax(dim=1, keepdim=True)
+    places_N = torch.arange(there_PN.shape[1], device=mass_P1N.device)
+    copied_P1N = COPY * mass_P1N.gather(2, first_P1[:, None])
+    return torch.where(there_PN, places_N, first_P1), torch.where(mass_P1N > 0, mass_P1N, copied_P1N)
 
 
 def exponential(log_kernel_PNM: Tensor) -> Tensor:

@@ -9,13 +9,17 @@ Axes: L leading axes (lanes, teachers ...; any number), P unsolved problems, N r
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdistill.errors import NumericsError
 from mmdistill.transport import compiled, scaling
+from mmdistill.transport.compiled import Options
+from mmdistill.transport.implicit import linear_gradient
+
+Value = Literal["regularised", "linear"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,15 @@ def transport_value(
     row_mask: Tensor | None = None,
     column_mask: Tensor | None = None,
     symmetric: bool = False,
+    value: Value = "regularised",
 ) -> tuple[Tensor, Plan]:
-    """Return the least <P, C> + eps KL(P || a x b), and its plan.
+    """Return the value of the transport, and its plan.
 
-    The gradient with respect to the cost is the plan itself (envelope theorem). At ``eps = inf`` the
-    plan is a x b and the second summand is 0, its limit. Arguments and errors are those of :func:`solve`.
+    ``regularised`` is the least <P, C> + eps KL(P || a x b); its gradient with respect to the cost is the
+    plan itself (envelope theorem). ``linear`` is <P, C> of the same plan, with its gradient through the
+    optimality conditions (:func:`~mmdistill.transport.implicit.linear_gradient`); stopped early it is off
+    by the marginal error, not by its square. At ``eps = inf`` the plan is a x b and both are <a x b, C>.
+    The other arguments and the errors are those of :func:`solve`.
     """
     solved = solve(
         cost_LNM,
@@ -72,7 +80,17 @@ def transport_value(
         column_mask=column_mask,
         symmetric=symmetric,
     )
-    return with_gradient(solved.value_L, cost_LNM, solved.plan_LNM), solved
+    if value == "regularised":
+        return with_gradient(solved.value_L, cost_LNM, solved.plan_LNM), solved
+    gradient_LNM = sensitivity(solved, eps) if cost_LNM.requires_grad else solved.plan_LNM
+    return with_gradient(solved.cost_L, cost_LNM, gradient_LNM), solved
+
+
+def sensitivity(solved: Plan, eps: float | Tensor) -> Tensor:
+    """Return the gradient of <P, C> with respect to C; at ``eps = inf`` P does not depend on C."""
+    plan_LNM = solved.plan_LNM
+    finite_L = torch.as_tensor(eps, device=plan_LNM.device).isfinite()
+    return torch.where(finite_L[..., None, None], linear_gradient(plan_LNM), plan_LNM)
 
 
 def solve(
@@ -113,19 +131,22 @@ def solve(
             a point, or if the costs of a single problem (no leading axes) are not finite.
     """
     with torch.no_grad():
-        if row_mask is not None or column_mask is not None:
-            masks = _masks(cost_LNM, row_mask, row_mask if symmetric else column_mask)
-            options = _Options(tolerance, iterations, symmetric)
-            return _solve_each(cost_LNM.detach(), eps, (row_weights, column_weights), masks, options)
         costs_PNM, eps_P = _problems(cost_LNM.detach(), eps)
         lead, (rows, columns) = cost_LNM.shape[:-2], cost_LNM.shape[-2:]
-        a_P1N = _masses("row_weights", row_weights, lead, rows, costs_PNM)
-        b_P1M = a_P1N if symmetric else _masses("column_weights", column_weights, lead, columns, costs_PNM)
+        a_P1N = _masses("row", row_weights, row_mask, (*lead, rows), costs_PNM)
+        b_P1M = (
+            a_P1N
+            if symmetric
+            else _masses("column", column_weights, column_mask, (*lead, columns), costs_PNM)
+        )
+        gaps = row_mask is not None or column_mask is not None
+        if gaps:
+            costs_PNM = torch.where((a_P1N.mT > 0) & (b_P1M > 0), costs_PNM, 0.0)
         finite_P = costs_PNM.sum(dim=(1, 2)).isfinite()
         if cost_LNM.dim() == 2 and not bool(finite_P.all()):
             raise NumericsError("`cost` must be finite, but is not")
         problems = _Problems(costs_PNM, eps_P, a_P1N, b_P1M)
-        answers = _answers(problems, finite_P, _Options(tolerance, iterations, symmetric))
+        answers = _answers(problems, finite_P, Options(tolerance, iterations, symmetric, gaps))
         return Plan(
             plan_LNM=answers.plan_PNM.reshape(cost_LNM.shape),
             value_L=answers.value_P.reshape(lead),
@@ -135,12 +156,6 @@ def solve(
             error_L=answers.error_P.reshape(lead),
             iterations=answers.iterations,
         )
-
-
-class _Options(NamedTuple):
-    tolerance: float
-    iterations: int
-    symmetric: bool
 
 
 class _Problems(NamedTuple):
@@ -159,7 +174,7 @@ class _Answers(NamedTuple):
     iterations: int
 
 
-def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answers:
+def _answers(problems: _Problems, finite_P: Tensor, options: Options) -> _Answers:
     """Solve what has to be solved; the rest is the product plan, or NaN where the costs are not finite."""
     costs_PNM, eps_P, a_P1N, b_P1M = problems
     open_P = finite_P & eps_P.isfinite()
@@ -177,72 +192,32 @@ def _answers(problems: _Problems, finite_P: Tensor, options: _Options) -> _Answe
     return _Answers(plan_PNM, value_P, cost_P, kl_P, error_P, iterations)
 
 
-def _solve_open(problems: _Problems, options: _Options) -> _Answers:
+def _solve_open(problems: _Problems, options: Options) -> _Answers:
     """Solve finite problems by the means of their device."""
     return (_with_kernel if problems.costs_PNM.device.type == "cpu" else _with_torch)(problems, options)
 
 
-def _with_kernel(problems: _Problems, options: _Options) -> _Answers:
+def _with_kernel(problems: _Problems, options: Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = (x.contiguous().numpy() for x in problems)
-    plan_PNM, facts_P5 = compiled.solve_all(
-        costs_PNM,
-        eps_P,
-        a_P1N[:, 0],
-        b_P1M[:, 0],
-        tolerance=options.tolerance,
-        iterations=options.iterations,
-        symmetric=options.symmetric,
-    )
+    plan_PNM, facts_P5 = compiled.solve_all(costs_PNM, eps_P, a_P1N[:, 0], b_P1M[:, 0], options)
     value_P, cost_P, kl_P, error_P, _ = torch.from_numpy(facts_P5).to(problems.eps_P.dtype).unbind(dim=1)
     return _Answers(torch.from_numpy(plan_PNM), value_P, cost_P, kl_P, error_P, int(facts_P5[:, 4].max()))
 
 
-def _with_torch(problems: _Problems, options: _Options) -> _Answers:
+def _with_torch(problems: _Problems, options: Options) -> _Answers:
     costs_PNM, eps_P, a_P1N, b_P1M = problems
-    tolerance, iterations = options.tolerance, options.iterations
+    bounds: dict[str, Any] = {"tolerance": options.tolerance, "iterations": options.iterations}
+    if options.gaps:
+        costs_PNM, a_P1N, b_P1M = scaling.with_copies(costs_PNM, a_P1N, b_P1M)
     if options.symmetric:
-        found = scaling.solve_self(costs_PNM, eps_P, a_P1N, tolerance=tolerance, iterations=iterations)
+        found = scaling.solve_self(costs_PNM, eps_P, a_P1N, **bounds)
     else:
-        found = scaling.solve(costs_PNM, eps_P, a_P1N, b_P1M, tolerance=tolerance, iterations=iterations)
+        found = scaling.solve(costs_PNM, eps_P, a_P1N, b_P1M, **bounds)
+    there_PNM = (problems.a_P1N.mT > 0) & (problems.b_P1M > 0)
+    plan_PNM = torch.where(there_PNM, found.plan_PNM, 0.0) if options.gaps else found.plan_PNM
     value_P = _inner(a_P1N.mT * b_P1M, costs_PNM) + eps_P * found.dual_P
-    cost_P = _inner(found.plan_PNM, costs_PNM)
-    return _Answers(found.plan_PNM, value_P, cost_P, found.kl_P, found.error_P, found.iterations)
-
-
-def _solve_each(
-    cost_LNM: Tensor,
-    eps: float | Tensor,
-    weights: tuple[Tensor | None, Tensor | None],
-    masks: tuple[Tensor, Tensor],
-    options: _Options,
-) -> Plan:
-    """Solve problems of different sizes one by one, each as if it came without its masked points."""
-    lead, (rows, columns) = cost_LNM.shape[:-2], cost_LNM.shape[-2:]
-    costs_PNM, eps_P = _problems(cost_LNM, eps)
-    a_PN, b_PM = (
-        torch.ones((), device=costs_PNM.device).expand(len(costs_PNM), size)
-        if w is None
-        else w.broadcast_to((*lead, size)).reshape(-1, size)
-        for w, size in zip(weights, (rows, columns), strict=True)
-    )
-    plan_PNM, solved = torch.zeros_like(costs_PNM), []
-    for p, (row, column) in enumerate(zip(*masks, strict=True)):
-        kept = torch.meshgrid(row.nonzero()[:, 0], column.nonzero()[:, 0], indexing="ij")
-        one = solve(
-            costs_PNM[p][kept][(None,) * (len(lead) > 0)],
-            eps=eps_P[p],
-            row_weights=a_PN[p][row],
-            column_weights=b_PM[p][column],
-            **options._asdict(),
-        )
-        plan_PNM[p][kept] = one.plan_LNM.reshape(kept[0].shape)
-        solved.append(one)
-    facts = {
-        name: torch.stack([getattr(one, name).reshape(()) for one in solved]).reshape(lead)
-        for name in ("value_L", "cost_L", "kl_L", "converged_L", "error_L")
-    }
-    plan_LNM = plan_PNM.reshape(cost_LNM.shape)
-    return Plan(plan_LNM=plan_LNM, iterations=max(one.iterations for one in solved), **facts)
+    cost_P = _inner(plan_PNM, problems.costs_PNM)
+    return _Answers(plan_PNM, value_P, cost_P, found.kl_P, found.error_P, found.iterations)
 
 
 def _inner(plan_LNM: Tensor, cost_LNM: Tensor) -> Tensor:
@@ -261,29 +236,23 @@ def _problems(cost_LNM: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     ).reshape(-1)
 
 
-def _masses(name: str, weights: Tensor | None, lead: torch.Size, points: int, like: Tensor) -> Tensor:
-    """Return masses_P1N that sum to 1 for each problem."""
-    if weights is None:
-        return like.new_full((len(like), 1, points), 1.0 / points)
-    weights_LN = weights.detach().to(like)
-    if not bool((weights_LN > 0).all() & weights_LN.isfinite().all()):
-        bad = weights_LN[~((weights_LN > 0) & weights_LN.isfinite())].flatten()[0]
-        raise NumericsError(f"`{name}` must be finite and > 0, but contains {float(bad):g}")
+def _masses(
+    side: str, weights: Tensor | None, mask: Tensor | None, shape: tuple[int, ...], like: Tensor
+) -> Tensor:
+    """Return masses_P1N that sum to 1 for each problem; 0 for a point that is masked."""
+    if weights is None and mask is None:
+        return like.new_full((len(like), 1, shape[-1]), 1.0 / shape[-1])
+    weights_LN = like.new_ones(shape) if weights is None else weights.detach().to(like).broadcast_to(shape)
+    if mask is not None:
+        if not bool(mask.any(dim=-1).all()):
+            raise NumericsError(f"`{side}_mask` must leave every problem a point, but one has none")
+        weights_LN = torch.where(mask, weights_LN, 0.0)
+    there_LN = weights_LN > 0 if mask is None else (weights_LN > 0) | ~mask
+    if not bool(there_LN.all() & weights_LN.isfinite().all()):
+        bad = weights_LN[~(there_LN & weights_LN.isfinite())].flatten()[0]
+        raise NumericsError(f"`{side}_weights` must be finite and > 0, but contains {float(bad):g}")
     masses_LN = weights_LN / weights_LN.sum(dim=-1, keepdim=True)
-    return masses_LN.broadcast_to((*lead, points)).reshape(-1, 1, points)
-
-
-def _masks(cost_LNM: Tensor, row_mask: Tensor | None, column_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the masks as one list of problems each, [P, N] and [P, M]."""
-    found = []
-    for name, mask, axis in (("row_mask", row_mask, -2), ("column_mask", column_mask, -1)):
-        shape = (*cost_LNM.shape[:-2], cost_LNM.shape[axis])
-        mask = torch.ones(shape, dtype=torch.bool, device=cost_LNM.device) if mask is None else mask
-        mask_PN = mask.broadcast_to(shape).reshape(-1, shape[-1])
-        if not bool(mask_PN.any(dim=1).all()):
-            raise NumericsError(f"`{name}` must leave every problem a point, but one has none")
-        found.append(mask_PN)
-    return found[0], found[1]
+    return masses_LN.reshape(-1, 1, shape[-1])
 
 
 def with_gradient(value_L: Tensor, of_LNM: Tensor, gradient_LNM: Tensor) -> Tensor:

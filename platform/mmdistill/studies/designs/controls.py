@@ -29,11 +29,14 @@ def same_modality(run: RunSettings) -> Control:
     if all(set(seen) <= set(run.data.student) for seen in run.networks().values()):
         return _refused("its teachers see the student's modalities only")
     edits: dict[str, Any] = {"teachers.pool": ["student"], "alignment.kind": "none"}
+    if run.hallucinates():
+        edits["hallucinator.kind"] = "none"
     # There is nothing an auxiliary network, which sees privileged modalities alone, could see.
     gone = [name for name in run.active_terms() if "auxiliary" in TERMS[name].needs]
     if len(gone) == len(run.active_terms()):
         return _refused("all its terms need a network on privileged modalities")
     edits |= {f"terms.{name}.weight": 0.0 for name in gone}
+    gone += ["hallucinator"] if run.hallucinates() else []
     less = f", without {', '.join(gone)}" if gone else ""
     return Control(edits, f"one teacher, which sees the student's modalities{less}")
 
@@ -57,11 +60,26 @@ def identity_coupling(run: RunSettings) -> Control:
     return Control({"terms.transport.coupling": "identity"}, "every sample paired with itself")
 
 
+def doubled_information(run: RunSettings) -> Control:
+    """Return the method with I(T;S) twice in place of the conditional entropy.
+
+    I(T;S) - H(T|S) = H(T) - 2 H(T|S): leaving the second term out also halves what is said of the first.
+    The doubled weight is fixed, not searched.
+    """
+    information = run.active_terms().get("mutual_information")
+    if information is None or "conditional_entropy" not in run.active_terms():
+        return _refused("it has not both terms, mutual_information and conditional_entropy")
+    doubled = 2 * information.weight
+    edits = {"terms.mutual_information.weight": doubled, "terms.conditional_entropy.weight": 0.0}
+    return Control(edits, f"I(T;S) of weight {doubled:g} in place of H(T|S)")
+
+
 def supervised(run: RunSettings) -> Control:
     """Return the student alone on the same rows with all their labels: labels in place of teachers."""
     if run.data.label_fraction == 1:
         return _refused("its training rows have all their labels")
-    weights = {f"terms.{name}.weight": 0.0 for name in run.active_terms()}
+    weights: dict[str, Any] = {f"terms.{name}.weight": 0.0 for name in run.active_terms()}
+    weights |= {"hallucinator.kind": "none"} if run.hallucinates() else {}
     return Control(weights | {"data.label_fraction": 1.0}, "the student alone with all labels")
 
 
@@ -69,6 +87,7 @@ CONTROLS: dict[str, Callable[[RunSettings], Control]] = {
     "same_modality": same_modality,
     "permuted_teacher": permuted_teacher,
     "identity_coupling": identity_coupling,
+    "doubled_information": doubled_information,
     "supervised": supervised,
 }
 

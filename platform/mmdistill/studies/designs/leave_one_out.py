@@ -12,8 +12,8 @@ class LeaveOneOut(Reduction):
     """Take one part out of the base at a time.
 
     Attributes:
-        parts: names of terms, ``alignment``, ``selection`` (a teacher per row, else per batch) or
-            ``teacher.<network>``; empty means every part that no other part needs.
+        parts: names of terms, ``hallucinator``, ``alignment``, ``selection`` (a teacher per row, else per
+            batch) or ``teacher.<network>``; empty means every part that no other part needs.
     """
 
     kind: Literal["leave_one_out"] = "leave_one_out"

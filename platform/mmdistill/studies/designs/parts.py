@@ -6,20 +6,20 @@ from typing import Any
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.registry import unknown_name
 
-ALIGNMENT, SELECTION, TEACHER = "alignment", "selection", "teacher."
+ALIGNMENT, SELECTION, TEACHER, HALLUCINATOR = "alignment", "selection", "teacher.", "hallucinator"
 
 
 def parts_of(run: RunSettings) -> list[str]:
     """Return the names of a run's parts.
 
-    Active terms; where several networks teach also ``alignment``, ``selection`` (a teacher per row) and
-    ``teacher.<network>``.
+    Active terms; ``hallucinator``; where several networks teach also ``alignment``, ``selection`` (a teacher
+    or a mixture per row) and ``teacher.<network>``.
     """
     networks = run.networks() if run.active_terms() else {}
-    found = list(run.active_terms())
+    found = list(run.active_terms()) + ([HALLUCINATOR] if run.hallucinator.kind != "none" else [])
     if len(networks) > 1:
         found += [ALIGNMENT] if run.alignment.kind != "none" else []
-        found += [SELECTION] if run.selection.policy == "sample" else []
+        found += [SELECTION] if run.selection.policy in {"sample", "weighted"} else []
         found += [f"{TEACHER}{name}" for name in networks]
     return found
 
@@ -48,6 +48,8 @@ def without(run: RunSettings, removed: Collection[str]) -> dict[str, Any]:
         edits["alignment.kind"] = "none"
     if SELECTION in removed:
         edits["selection.policy"] = "batch"
+    if HALLUCINATOR in removed:
+        edits["hallucinator.kind"] = "none"
     return edits | teachers_left(run, [n for n in run.networks() if f"{TEACHER}{n}" not in removed])
 
 
