@@ -82,6 +82,6 @@ def test_information_about_the_auxiliary_keeps_what_it_would_forget(auxiliary, f
 
 def test_a_run_whose_adversary_won_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("mmdistill.pipeline.studying.SATURATED_ACCURACY", 0.3)
-    final = final_of(tmp_path, {"epochs": 18}, "amid_adversarial")
+    final = final_of(tmp_path, {"epochs": 18}, "amid")
     assert {trial.note for trial in final.trials} == {"adversary saturated"}
     assert all("teacher_auxiliary_r2" in trial.metrics for trial in final.trials)
