@@ -40,6 +40,8 @@ def runs_with(name: str, lanes: int) -> list[RunSettings]:
         teachers = {"pool": ["each", "joint"]}
     if "auxiliary" in TERMS[name].needs:
         teachers = {"pool": ["joint"], "training": "joint"}
+    if "average" in TERMS[name].needs:
+        teachers = {"pool": ["student"], "training": "joint"}
     tree = {"data": DATA, "teachers": teachers, "terms": {name: {}}}
     return [RunSettings.model_validate(tree | {"seed": seed}) for seed in range(lanes)]
 

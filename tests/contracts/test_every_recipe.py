@@ -147,11 +147,17 @@ def test_runs_and_measures(name, tmp_path):
         assert trial.selection == {}
 
 
-@pytest.mark.parametrize("training", ["frozen", "joint"])
-def test_all_terms_go_together(training, tmp_path):
-    unmet = {"auxiliary"} if training == "frozen" else {"pool"}
+@pytest.mark.parametrize(
+    ("training", "pool", "unmet"),
+    [
+        ("frozen", ["joint"], {"auxiliary", "average"}),
+        ("joint", ["joint"], {"pool", "average"}),
+        ("joint", ["student"], {"pool"}),
+    ],
+)
+def test_all_terms_go_together(training, pool, unmet, tmp_path):
     names = [n for n, term in TERMS.items() if "classification" in term.tasks and not term.needs & unmet]
-    teachers = BASE["teachers"] | {"pool": ["joint"], "training": training}
+    teachers = BASE["teachers"] | {"pool": pool, "training": training}
     run = RunSettings.model_validate(BASE | {"teachers": teachers, "terms": {n: {} for n in names}})
     final = executed(run, tmp_path)
     assert [trial.status for trial in final.trials] == ["complete"]

@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from mmdistill.models.network import Outputs
-from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
-from mmdistill.pipeline.studying import cohort_key
 from mmdistill.settings import declared_ranges
-from mmdistill.terms import TERMS, Batch, Labels, Pool, Shapes, TermSettings
+from mmdistill.terms import TERMS, Batch, Labels, Layers, Masked, Pool, Shapes
 
 K, B, C = 3, 24, 4
 TEACHERS = ("a", "b", "joint")
@@ -27,8 +25,12 @@ LEAST = {
     "correlation_matrix": 0.0,
     "decoupled": 0.0,
     "discrepancy": 0.0,
+    "information_flow": 0.0,
     "multi_level": 0.0,
+    "mutual_guidance": 0.0,
+    "peer_advantage": 0.0,
     "probabilistic": 0.0,
+    "rank_gate": 0.0,
     "relational": 0.0,
     "selective_logits": 0.0,
     "similarity": 0.0,
@@ -57,9 +59,18 @@ def settings_of(name, **changes):
     return kind(**({"k": 8} if "k" in kind.model_fields else {}) | changes)
 
 
-def built(name, settings=None, task="classification", lanes=K):
+def task_of(name):
+    """Return a task a term is defined for, classification if it can be."""
+    return "classification" if "classification" in TERMS[name].tasks else "regression"
+
+
+def shapes_of(name, task=None):
+    return SHAPES._replace(task=task or task_of(name))
+
+
+def built(name, settings=None, task=None, lanes=K):
     settings = [settings_of(name)] * lanes if settings is None else settings
-    return TERMS[name](settings, SHAPES._replace(task=task), list(range(len(settings))))
+    return TERMS[name](settings, shapes_of(name, task), list(range(len(settings))))
 
 
 def outputs(seed, width, scale=1.0, lanes=K):
@@ -71,11 +82,9 @@ def outputs(seed, width, scale=1.0, lanes=K):
 
 def labels(task):
     """Return the labels of some rows, at least two of every class known."""
-    generator = torch.Generator().manual_seed(4)
-    value = torch.randn(K, B, C, generator=generator) if task == "regression" else torch.arange(B) % C
-    return Labels(
-        value if task == "regression" else value.repeat(K, 1), torch.arange(B).repeat(K, 1) < B // 2
-    )
+    targets = torch.randn(K, B, C, generator=torch.Generator().manual_seed(4))
+    value = targets if task == "regression" else (torch.arange(B) % C).repeat(K, 1)
+    return Labels(value, torch.arange(B).repeat(K, 1) < B // 2)
 
 
 def batch(student=1.0, teacher=1.0, auxiliary=1.0, task="classification"):
@@ -87,7 +96,16 @@ def batch(student=1.0, teacher=1.0, auxiliary=1.0, task="classification"):
     evidence = logits.square().mean(dim=3) * known.known_KB[..., None]
     rows_KB = torch.stack([torch.randperm(ROWS)[:B] for _ in range(K)])
     pool = Pool(TEACHERS, features.requires_grad_(), logits.requires_grad_(), evidence)
-    return Batch(*parts, outputs(3, 6, auxiliary), pool, known, rows_KB)
+    layers = Layers((outputs(8, 9, student)[0],), (outputs(9, 15, teacher)[0],))
+    wide = [outputs(11 + n, 2 * C, x)[0].detach() for n, x in enumerate((student, teacher, teacher))]
+    masked = Masked(*(x.view(K, B, 2, C).requires_grad_() for x in wide))
+    further = {"layers": layers, "masked": masked, "average": outputs(17, 6, teacher)}
+    return Batch(*parts, outputs(3, 6, auxiliary), pool, known, rows_KB, **further)
+
+
+def given_to(name, *scales):
+    """Return a batch of the term's own task."""
+    return batch(*scales, task=task_of(name))
 
 
 def picked(given, index):
@@ -106,16 +124,26 @@ def picked(given, index):
         known,
         taken(given.rows_KB),
         given.epoch,
+        Layers(*(tuple(taken(x) for x in side) for side in given.layers)),
+        Masked(*(taken(x) for x in given.masked)),
+        Outputs(*(taken(x) for x in given.average)),
     )
 
 
 def inputs(given):
     """Return all there may be a gradient to."""
-    return [*given.student, *given.teacher, *given.auxiliary, *given.pool[1:3]]
+    return [*given.student, *given.auxiliary, *given.layers.student, given.masked[0], *frozen(given)]
+
+
+def frozen(given):
+    """Return all that teachers say, which is constant where they are frozen."""
+    return [*given.teacher, *given.pool[1:3], *given.layers.teacher, *given.masked[1:], *given.average]
 
 
 def learner(name, given):
-    """Return who learns from a term: the student, or the auxiliary where the term is about that one."""
+    """Return who learns from a term: the student, or whatever else of the batch the term is about."""
+    if "masked" in TERMS[name].needs:
+        return given.masked[:1]
     return given.auxiliary if "auxiliary" in TERMS[name].needs else given.student
 
 
@@ -166,47 +194,12 @@ def another(value):
     return 7.0 if isinstance(value, float) and math.isinf(value) else 2 * value
 
 
-def test_a_weight_of_zero_is_absence(name):
-    data = {"dataset": "digits_views", "student": ["rows"], "privileged": ["pixels"]}
-    term = {name: {"weight": 0}}
-    without = RunSettings.model_validate({"data": data})
-    zero = RunSettings.model_validate({"data": data, "teachers": {"pool": ["joint"]}, "terms": term})
-    assert canonical(zero).digest == canonical(without).digest
-    assert live_ranges(zero, "classification").keys() == live_ranges(without, "classification").keys()
-    assert cohort_key(zero) == cohort_key(without)
-
-
-def test_says_where_it_comes_from_and_what_it_is(name):
-    term = TERMS[name]
-    assert term.source
-    assert term.__doc__
-    assert term.settings_type.__doc__
-    assert issubclass(term.settings_type, TermSettings)
-    assert term.needs <= {"teacher", "auxiliary", "pool"}
-    assert term.tasks <= {"classification", "regression"}
-    assert term.tasks
-    assert term.classification_only <= set(term.settings_type.model_fields)
-
-
-def test_declared_ranges_contain_the_defaults(name):
-    settings = TERMS[name].settings_type()
-    ranges = declared_ranges(settings)
-    assert "weight" in ranges
-    for field, found in ranges.items():
-        assert found.low <= getattr(settings, field) <= found.high, field
-
-
 def test_settings_survive_json(name):
     for settings in variants(name):
         again = type(settings).model_validate_json(settings.model_dump_json())
         assert again == settings
         assert again.digest == settings.digest
         assert type(settings).model_validate(settings.as_json()) == settings
-
-
-def test_a_negative_weight_is_refused(name):
-    with pytest.raises(ValueError, match="greater than or equal to 0"):
-        TERMS[name].settings_type(weight=-0.1)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -226,27 +219,27 @@ def assert_finite(term, given, case):
 
 def test_values_and_gradients_are_finite_in_float32(name):
     for student, teacher in itertools.product(EXTREMES, EXTREMES):
-        assert_finite(built(name), batch(student, teacher, teacher), (student, teacher))
+        assert_finite(built(name), given_to(name, student, teacher, teacher), (student, teacher))
 
 
 def test_every_alternative_is_finite_in_float32(name):
     for case, settings in alternatives(name):
         for student, teacher in [(0.0, 0.0), (1e-6, 1e4), (1e4, 1e-6), (1e4, 1e4)]:
-            assert_finite(built(name, [settings] * K), batch(student, teacher, teacher), case)
+            assert_finite(built(name, [settings] * K), given_to(name, student, teacher, teacher), case)
 
 
 def test_every_alternative_teaches_every_lane_and_leaves_frozen_teachers_alone(name):
     for case, settings in alternatives(name):
-        given = batch()
+        given = given_to(name)
         built(name, [settings] * K)(given).value_K.sum().backward()
         (found,) = [part.grad for part in learner(name, given) if part.grad is not None]
         assert (found.abs().sum(dim=(1, 2)) > 0).all(), case
         if "teacher_gradient=True" not in case:
-            assert all(part.grad is None for part in (*given.teacher, *given.pool[1:3])), case
+            assert all(part.grad is None for part in frozen(given)), case
 
 
 def test_is_finite_where_some_rows_are_zero(name):
-    given = batch()
+    given = given_to(name)
     with torch.no_grad():
         for part in inputs(given):
             part[:, ::3] = 0.0
@@ -254,21 +247,23 @@ def test_is_finite_where_some_rows_are_zero(name):
 
 
 def test_a_frozen_teacher_gets_no_gradient(name):
-    given = batch()
+    given = given_to(name)
     built(name)(given).value_K.sum().backward()
-    assert all(part.grad is None for part in (*given.teacher, *given.pool[1:3]))
+    assert all(part.grad is None for part in frozen(given))
 
 
 def test_a_teacher_that_trains_along_gets_one_where_asked(name):
     if "teacher_gradient" not in TERMS[name].settings_type.model_fields:
         pytest.skip("this term never sends its teacher a gradient")
-    given = batch()
+    given = given_to(name)
     built(name, [settings_of(name, teacher_gradient=True)] * K)(given).value_K.sum().backward()
-    assert given.teacher.features_KBD.grad.abs().sum() > 0
+    found = [part.grad for part in given.teacher if part.grad is not None]
+    assert found
+    assert all((gradient.abs().sum(dim=(1, 2)) > 0).all() for gradient in found)
 
 
 def test_the_learner_of_every_lane_gets_a_gradient(name):
-    given = batch()
+    given = given_to(name)
     built(name)(given).value_K.sum().backward()
     grads = [part.grad for part in learner(name, given) if part.grad is not None]
     assert len(grads) == 1
@@ -276,7 +271,7 @@ def test_the_learner_of_every_lane_gets_a_gradient(name):
 
 
 def test_the_order_of_rows_does_not_matter(name):
-    given, order = batch(), torch.randperm(B, generator=torch.Generator().manual_seed(0))
+    given, order = given_to(name), torch.randperm(B, generator=torch.Generator().manual_seed(0))
     shuffled = picked(given, (slice(None), order))
     for case, settings in [(name, settings_of(name)), *alternatives(name)]:
         pair = [built(name, [settings] * K)(rows).value_K for rows in (given, shuffled)]
@@ -290,20 +285,22 @@ def test_a_lane_equals_its_solo_run(name):
     ]
     if "k" in ranges:
         lanes = [s.model_copy(update={"k": k}) for s, k in zip(lanes, (5, 8, 20), strict=True)]
-    given, together = batch(), built(name, lanes)
+    given, together = given_to(name), built(name, lanes)
     value_K, _ = gradients(together, given)
     for k in range(K):
-        solo = TERMS[name]([lanes[k]], SHAPES, [k])
+        solo = TERMS[name]([lanes[k]], shapes_of(name), [k])
         alone, found = gradients(solo, picked(given, (slice(k, k + 1), slice(None))))
         torch.testing.assert_close(alone[0], value_K[k], rtol=1e-4, atol=1e-6)
         assert all(gradient.isfinite().all() for gradient in found)
 
 
 def test_a_lane_of_every_alternative_equals_its_solo_run(name):
-    given = batch()
+    given = given_to(name)
     for case, settings in alternatives(name):
         value_K = built(name, [settings] * K)(given).value_K
-        alone = [TERMS[name]([settings], SHAPES, [k])(picked(given, ([k], slice(None)))) for k in range(K)]
+        alone = [
+            TERMS[name]([settings], shapes_of(name), [k])(picked(given, ([k], slice(None)))) for k in range(K)
+        ]
         found_K = torch.cat([found.value_K for found in alone])
         torch.testing.assert_close(found_K, value_K, rtol=1e-4, atol=1e-6, msg=case)
 
@@ -313,7 +310,7 @@ def test_some_of_its_lanes_are_the_same_lanes(name):
     lanes = [
         settings_of(name, **{f: r.at(u) for f, r in ranges.items() if f != "k"}) for u in (0.1, 0.5, 0.9)
     ]
-    term, given, kept = built(name, lanes), batch(), torch.tensor([0, 2])
+    term, given, kept = built(name, lanes), given_to(name), torch.tensor([0, 2])
     expected = term(given).value_K[kept]
     narrowed = term.only(kept)
     for held in (*narrowed.parameters(), *narrowed.buffers()):
@@ -333,11 +330,11 @@ def test_a_batch_limits_what_the_term_says_it_does(name):
     kind = TERMS[name].settings_type
     limits = kind().most(B)
     assert limits.keys() <= kind.model_fields.keys()
-    assert_finite(built(name, [settings_of(name, **limits)] * K), batch(), limits)
+    assert_finite(built(name, [settings_of(name, **limits)] * K), given_to(name), limits)
 
 
 def test_a_lane_that_is_not_finite_does_not_disturb_the_others(name):
-    given, spoiled = batch(), batch()
+    given, spoiled = given_to(name), given_to(name)
     with torch.no_grad():
         for part in learner(name, spoiled):
             part[1] = math.nan
@@ -347,7 +344,7 @@ def test_a_lane_that_is_not_finite_does_not_disturb_the_others(name):
 
 
 def test_a_step_against_the_gradient_lowers_it(name):
-    term, given = built(name), batch()
+    term, given = built(name), given_to(name)
     before = term(given).value_K
     mine = list(learner(name, given))
     found = torch.autograd.grad(before.sum(), mine, allow_unused=True)
@@ -361,18 +358,20 @@ def test_a_step_against_the_gradient_lowers_it(name):
 @pytest.mark.parametrize("name", LEAST)
 def test_is_least_where_the_student_is_the_teacher(name):
     # As wide as each other, so that nothing learned stands between them.
-    term = TERMS[name]([settings_of(name)] * K, SHAPES._replace(student=SHAPES.teacher), range(K))
+    term = TERMS[name]([settings_of(name)] * K, shapes_of(name)._replace(student=SHAPES.teacher), range(K))
     teacher = outputs(2, SHAPES.teacher)
-    least_K = term(Batch(teacher, teacher, labels=labels("classification"))).value_K
+    below = (outputs(3, 9).features_KBD,)
+    least_K = term(Batch(teacher, teacher, labels=labels(task_of(name)), layers=Layers(below, below))).value_K
     if LEAST[name] is not None:
         torch.testing.assert_close(least_K, torch.full((K,), LEAST[name]), atol=2e-5, rtol=0)
     for seed in range(5):
-        given = Batch(outputs(seed + 10, SHAPES.teacher), teacher, labels=labels("classification"))
+        student, others = outputs(seed + 10, SHAPES.teacher), (outputs(seed + 20, 9).features_KBD,)
+        given = Batch(student, teacher, labels=labels(task_of(name)), layers=Layers(others, below))
         assert (term(given).value_K > least_K + 1e-4).all()
 
 
 def test_dead_fields_change_nothing(name):
-    checked, given = 0, batch()
+    checked, given = 0, given_to(name)
     for settings in variants(name):
         changes = {field: another(getattr(settings, field)) for field in settings.dead()}
         # An infinite value may have made its own field dead.
@@ -392,7 +391,7 @@ def test_fields_for_classification_only_change_nothing_in_regression(name):
         changed = settings.model_copy(update={field: another(getattr(settings, field))})
         values = [built(name, [s] * K, task="regression")(given).value_K for s in (settings, changed)]
         assert torch.equal(*values)
-        values = [built(name, [s] * K)(batch()).value_K for s in (settings, changed)]
+        values = [built(name, [s] * K)(given_to(name)).value_K for s in (settings, changed)]
         assert not torch.equal(*values)
 
 

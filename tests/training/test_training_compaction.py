@@ -12,6 +12,7 @@ import torch
 from mmdistill.models.network import Network, NetworkSettings
 from mmdistill.settings import declared_ranges
 from mmdistill.terms import TERMS, Shapes
+from mmdistill.training.average import AverageNetwork
 from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Plan, Race, Snapshot, fit
 from mmdistill.training.objectives import TensorPart
@@ -20,7 +21,7 @@ from mmdistill.training.runtime import LocalRuntime
 from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
 
 N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 4, 6, 12
-SIZE = NetworkSettings(width=D, depth=1)
+SIZE = NetworkSettings(width=D, depth=2)
 SHAPES = Shapes(D, D, D, "classification", C, ("a", "joint"), N, EPOCHS)
 POSITIONS = (0.1, 0.35, 0.6, 0.85)
 # Where a teacher that trains along changes more than whose outputs a term sees.
@@ -32,11 +33,11 @@ def drawn(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def part(seed):
+def part(seed, task):
     labels = torch.randint(C, (N,), generator=torch.Generator().manual_seed(seed))
     means = drawn(0, C, 4)
     inputs = {name: means[labels] + drawn(seed + n, N, 4) for n, name in enumerate("ab")}
-    return TensorPart(inputs, labels)
+    return TensorPart(inputs, means[labels] if task == "regression" else labels)
 
 
 def settings_at(kind, position, **chosen):
@@ -53,10 +54,11 @@ def cases():
             term = kind([kind.settings_type(**chosen)], SHAPES, [0])
             if not chosen or list(term.buffers()) or term.generators:
                 what = " ".join([name, *(f"{field}={option}" for field, option in chosen.items())])
-                if "auxiliary" not in kind.needs:
+                if not {"auxiliary", "average"} & kind.needs:
                     yield pytest.param(name, chosen, False, id=f"{what}, frozen teachers")
                 if name in LIVE:
-                    yield pytest.param(name, chosen, True, id=f"{what}, a teacher that trains along")
+                    learning = {**chosen, "teacher_gradient": True}
+                    yield pytest.param(name, learning, True, id=f"{what}, a teacher that trains along")
 
 
 def alternatives(settings_type):
@@ -68,19 +70,34 @@ def alternatives(settings_type):
 def frozen_teachers(lanes, labelled_KN):
     features, logits = ([drawn(50 + k + shift, M, N, w) for k in lanes] for shift, w in ((0, D), (9, C)))
     evidence = torch.stack([drawn(90 + k, M, N).square() for k in lanes]) * labelled_KN[:, None]
+    shapes = {"layer_0": (5,), "alone": (1, C), "without": (1, C)}
+    further = {
+        name: torch.stack([drawn(120 + k + shift, M, N, *shape) for k in lanes])
+        for shift, (name, shape) in enumerate(shapes.items())
+    }
     return FrozenTeachers(
-        ("a", "joint"), torch.stack(features), torch.stack(logits), evidence, labelled_KN, "sample"
+        ("a", "joint"),
+        torch.stack(features),
+        torch.stack(logits),
+        evidence,
+        labelled_KN,
+        "sample",
+        further=further,
     )
 
 
 def training(lanes, name, *, live, **chosen):
     """Return objective and plan of some of four lanes that differ in everything a lane may differ in."""
     kind, seeds = TERMS[name], [100 + k for k in lanes]
-    term = kind([settings_at(kind, POSITIONS[k], **chosen) for k in lanes], SHAPES, seeds)
+    task = "classification" if "classification" in kind.tasks else "regression"
+    settings = [settings_at(kind, POSITIONS[k], **chosen) for k in lanes]
+    term = kind(settings, SHAPES._replace(task=task), seeds)
     labelled_KN = torch.stack([drawn(30 + k, N) > -0.5 for k in lanes])
-    rows = Rows(part(1), part(2), labelled_KN, "classification")
+    rows = Rows(part(1, task), part(2, task), labelled_KN, task)
     frozen = None if live else frozen_teachers(lanes, labelled_KN)
-    taught = LiveTeacher(Network({"a": 4, "b": 4}, C, SIZE, seeds), Network({"b": 4}, C, SIZE, seeds), 0.7)
+    averaged = "average" in kind.needs
+    widths = {"a": 4} if averaged else {"a": 4, "b": 4}
+    taught = LiveTeacher(Network(widths, C, SIZE, seeds), Network({"b": 4}, C, SIZE, seeds), 0.7)
     objective = StudentObjective(
         Network({"a": 4}, C, SIZE, seeds),
         {name: term},
@@ -89,6 +106,7 @@ def training(lanes, name, *, live, **chosen):
         LocalRuntime(),
         frozen,
         taught if live else None,
+        average=AverageNetwork(Network({"a": 4}, C, SIZE, seeds), [0.9] * len(seeds)) if averaged else None,
     )
     rate = torch.tensor([(0.02, 0.002, 0.01, 0.005)[k] for k in lanes])
     decay = torch.tensor([0.1 * k for k in lanes])

@@ -137,9 +137,13 @@ def samm_target(
         labels_LB: class indices; any value on rows without weight.
         row_weights_LB: weights >= 0 of the rows, or a mask; all alike by default.
     """
-    labels_LB1 = known_labels(labels_LB, row_weights_LB)[..., None]
-    log_p_LMBC = teachers_LMBC.detach().log_softmax(dim=-1)
-    every_LMB1 = labels_LB1[..., None, :, :].expand(*log_p_LMBC.shape[:-1], 1)
-    surest_L1B1 = log_p_LMBC.gather(-1, every_LMB1).argmax(dim=-3, keepdim=True)
-    chosen_LBC = teachers_LMBC.gather(-3, surest_L1B1.expand_as(teachers_LMBC[..., :1, :, :]))[..., 0, :, :]
+    chosen_LBC = surest_logits(teachers_LMBC, known_labels(labels_LB, row_weights_LB))
     return weighted_mean((student_LBC - chosen_LBC).square().mean(dim=-1), row_weights_LB)
+
+
+def surest_logits(teachers_LMBC: Tensor, labels_LB: Tensor) -> Tensor:
+    """Return the logits [L, B, C] of the modality surest of each label; of equally sure ones the first."""
+    log_p_LMBC = teachers_LMBC.detach().log_softmax(dim=-1)
+    every_LMB1 = labels_LB[..., None, :, None].expand(*log_p_LMBC.shape[:-1], 1)
+    surest_L1B1 = log_p_LMBC.gather(-1, every_LMB1).argmax(dim=-3, keepdim=True)
+    return teachers_LMBC.gather(-3, surest_L1B1.expand_as(teachers_LMBC[..., :1, :, :]))[..., 0, :, :]

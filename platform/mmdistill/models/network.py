@@ -7,7 +7,7 @@ Axes: K lanes, B batch, D width, C outputs (classes or targets), I inputs of one
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -52,6 +52,14 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x_KBI = torch.relu(layer(x_KBI))
         return x_KBI
+
+    def every_layer(self, x_KBI: Tensor) -> list[Tensor]:
+        """Return what every layer makes of the batch; the last are the features."""
+        found = []
+        for layer in self.layers:
+            x_KBI = torch.relu(layer(x_KBI))
+            found.append(x_KBI)
+        return found
 
 
 class GatedFusion(nn.Module):
@@ -122,9 +130,21 @@ class Network(nn.Module):
         A hallucinator learns from its own loss alone: it sends no gradient to the encoders and gets none
         from the fusion, as in the published code, where it is trained before the student.
         """
-        streams = [self.encoders[name](inputs[name]) for name in self.modalities]
-        found = self._missing(streams)
-        streams += [stream.detach() for stream in found]
+        return self._fused([self.encoders[name](inputs[name]) for name in self.modalities])
+
+    def with_layers(self, inputs: Mapping[str, Tensor]) -> tuple[Outputs, tuple[Tensor, ...]]:
+        """Return the outputs, and what each layer below the encoders' last makes of the batch.
+
+        There are ``depth`` - 1 such layers; those of several modalities stand side by side.
+        """
+        encoders = {name: cast("Encoder", self.encoders[name]) for name in self.modalities}
+        found = [encoder.every_layer(inputs[name]) for name, encoder in encoders.items()]
+        *below, streams = zip(*found, strict=True)
+        return self._fused(streams)[0], tuple(torch.cat(layer, dim=-1) for layer in below)
+
+    def _fused(self, seen: Sequence[Tensor]) -> tuple[Outputs, list[Tensor]]:
+        found = self._missing(seen)
+        streams = [*seen, *(stream.detach() for stream in found)]
         features_KBD = streams[0] if self.fusion is None else self.fusion(streams)
         return Outputs(features_KBD, self.head(features_KBD)), found
 

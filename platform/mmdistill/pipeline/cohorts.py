@@ -3,6 +3,7 @@
 Axes: M teachers, N rows, D width, C outputs.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -56,9 +57,25 @@ def lane_bytes(run: RunSettings, fold: Fold) -> int:
     streams += 2 * len(objective.student.hallucinators)
     values = COPIES * parameters_per_lane(objective.modules)
     values += 2 * teachers * len(fold.train) * (network.width + 2 * fold.outputs)
+    values += 2 * teachers * len(fold.train) * _further_values(run, fold)
     values += rows * (inputs + ACTIVATIONS * network.width * network.depth * (streams + 1))
     values += SQUARES * run.batch_size**2
     return FLOAT_BYTES * values
+
+
+def _further_values(run: RunSettings, fold: Fold) -> int:
+    return sum(math.prod(shape) for shape in _further_shapes(run, fold).values())
+
+
+def _further_shapes(run: RunSettings, fold: Fold) -> dict[str, tuple[int, ...]]:
+    """Return the shapes, per teacher and row, of what a run's terms look at beside features and logits."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "layers" in run.further():
+        most = run.network.width * max(map(len, run.networks().values()))
+        shapes |= {f"layer_{n}": (most,) for n in range(run.network.depth - 1)}
+    if "masked" in run.further():
+        shapes |= {name: (len(run.data.student), fold.outputs) for name in ("alone", "without")}
+    return shapes
 
 
 def available_bytes() -> int:
@@ -84,9 +101,10 @@ def made_up_outputs(run: RunSettings, lanes: int, fold: Fold) -> list[Entry] | N
     if not names:
         return None
     generator = torch.Generator().manual_seed(0)
-    widths = {"features": run.network.width, "logits": fold.outputs, "held_out": fold.outputs}
+    shapes = _further_shapes(run, fold) | {"features": (run.network.width,)}
+    shapes |= dict.fromkeys(("logits", "held_out"), (fold.outputs,))
     rows = (len(names), len(fold.train))
-    tensors = {name: torch.randn(*rows, width, generator=generator) for name, width in widths.items()}
+    tensors = {name: torch.randn(*rows, *shape, generator=generator) for name, shape in shapes.items()}
     missing = run.missing()
     if run.hallucinates() and missing is not None:
         shape = (len(missing.modalities), len(fold.train), run.network.width)

@@ -1,6 +1,6 @@
 """The settings of one run, and what they mean for its networks."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -8,6 +8,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from mmdistill.data.opening import DataSettings
 from mmdistill.models.hallucinator import HallucinatorKind, Missing
 from mmdistill.models.network import NetworkSettings
+from mmdistill.pipeline.contradictions import contradictions, dead_fields
 from mmdistill.registry import unknown_name
 from mmdistill.settings import Range, Settings, Tunable, declared_ranges
 from mmdistill.terms import TERMS, TermSettings
@@ -15,8 +16,6 @@ from mmdistill.terms.base import Task
 from mmdistill.training.objectives import AlignmentLossKind
 from mmdistill.training.optimiser import OptimiserSettings
 from mmdistill.training.student import HallucinationLoss, Policy, RegressionEvidence
-
-RESERVED = ("each", "joint", "student", "privileged")
 
 
 class TeacherSettings(Settings):
@@ -135,7 +134,7 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = list(_contradictions(self))
+        problems = contradictions(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -157,7 +156,15 @@ class RunSettings(Settings):
 
     def needs_auxiliary(self) -> bool:
         """Return whether a term asks for a network on the privileged modalities only."""
-        return any("auxiliary" in TERMS[name].needs for name in self.active_terms())
+        return self.looks_at("auxiliary")
+
+    def looks_at(self, part: str) -> bool:
+        """Return whether a term asks for that part of a batch (``pool``, ``layers``, ``masked`` ...)."""
+        return any(part in TERMS[name].needs for name in self.active_terms())
+
+    def further(self) -> frozenset[str]:
+        """Return what terms look at of frozen teachers beside features and logits: `layers`, `masked`."""
+        return frozenset(() if self.trains_teacher() else filter(self.looks_at, ("layers", "masked")))
 
     def trains_teacher(self) -> bool:
         """Return whether the teacher is trained together with the student."""
@@ -220,118 +227,18 @@ def _term_settings(name: str, settings: Any) -> Any:
         raise ValueError(f"term {name}: {details}") from error
 
 
-def _contradictions(run: RunSettings) -> list[str]:
-    return [
-        *_pool_problems(run),
-        *_teaching_problems(run),
-        *_hallucinator_problems(run),
-        *_term_problems(run),
-    ]
-
-
-def _pool_problems(run: RunSettings) -> list[str]:
-    data, problems = run.data, []
-    for name in run.teachers.pool:
-        foreign = set() if name in RESERVED else set(name.split("+")) - set(data.modalities)
-        if foreign:
-            mend = f"name modalities of data.student or data.privileged, or one of {', '.join(RESERVED)}"
-            problems.append(f"teachers.pool: {name!r} is no teacher of this run ({mend})")
-        if name in {"each", "joint", "privileged"} and not data.privileged:
-            needs = "needs privileged modalities, and data.privileged is empty"
-            problems.append(f"teachers.pool: {name!r} {needs}")
-    return problems
-
-
-def _teaching_problems(run: RunSettings) -> list[str]:
-    problems = []
-    if run.trains_teacher() and len(run.networks()) != 1:
-        only = "a jointly trained teacher must be the only one"
-        problems.append(f"{only}, but the pool is {list(run.networks())}")
-    if run.alignment.kind != "none" and "joint" not in run.teachers.pool:
-        missing = "which is not in teachers.pool"
-        problems.append(f"alignment pulls the other teachers to the `joint` one, {missing}")
-    alignment, networks = run.alignment, run.networks()
-    if alignment.kind == "raw" and alignment.detach_joint and alignment.loss != "kl":
-        nothing = "nothing would move: without adapters only the joint teacher's features can"
-        problems.append(f'alignment.detach_joint with alignment.kind = "raw": {nothing}')
-    name = run.selection.fixed_to
-    if run.selection.policy == "fixed" and len(networks) > 1 and name not in networks:
-        problems.append(f"selection.fixed_to: {name!r} is none of the teachers {', '.join(networks)}")
-    return problems
-
-
-def _hallucinator_problems(run: RunSettings) -> list[str]:
-    problems, kind = [], f'hallucinator.kind = "{run.hallucinator.kind}"'
-    if run.missing() is not None and not run.data.privileged:
-        problems.append(f"{kind} needs privileged modalities, and data.privileged is empty")
-    if run.hallucinates() and (run.trains_teacher() or "joint" not in run.networks()):
-        problems.append(f"{kind} learns from a frozen `joint` teacher, and the run has none")
-    return problems
-
-
-def _term_problems(run: RunSettings) -> list[str]:
-    terms, problems = run.active_terms(), []
-    needy = [name for name in terms if TERMS[name].needs & {"teacher", "pool"}]
-    if needy and not run.teachers.pool:
-        problems.append(f"terms.{needy[0]} needs a teacher, and teachers.pool is empty")
-    problems += _auxiliary_problems(run)
-    if run.needs_auxiliary() and not run.data.privileged:
-        problems.append("an auxiliary network needs privileged modalities, and data.privileged is empty")
-    pooled = [name for name in terms if "pool" in TERMS[name].needs]
-    if pooled and run.trains_teacher():
-        frozen = 'and with `teachers.training = "joint"` none is frozen'
-        problems.append(f"terms.{pooled[0]} needs every frozen teacher, {frozen}")
-    for path, most in greatest(run).items():
-        _, name, field = path.split(".")
-        value = getattr(terms[name], field)
-        if value > most:
-            limit = f"at most {most} with batch_size {run.batch_size}"
-            problems.append(f"{path} must be {limit}, but is {value}")
-    return problems
-
-
-def _auxiliary_problems(run: RunSettings) -> Iterator[str]:
-    is_frozen = run.teachers.auxiliary == "frozen"
-    for name, settings in run.active_terms().items():
-        if "auxiliary" not in TERMS[name].needs:
-            continue
-        if not run.trains_teacher() and is_frozen:
-            mend = "let one of them train along, or set its weight to 0"
-            yield f"terms.{name} has no gradient: teacher and auxiliary are both frozen ({mend})"
-        elif not run.trains_teacher():
-            yield 'an auxiliary network needs `teachers.training = "joint"`'
-        elif is_frozen and not getattr(settings, "teacher_gradient", True):
-            mend = "set teacher_gradient, or its weight to 0"
-            yield f"terms.{name} moves neither teacher nor auxiliary, which is frozen ({mend})"
-
-
-def dead_fields(run: RunSettings, name: str) -> frozenset[str]:
-    """Return the fields of a term that change nothing in a run."""
-    to_teacher = frozenset() if run.trains_teacher() else frozenset({"teacher_gradient"})
-    return run.terms[name].dead() | (to_teacher & set(type(run.terms[name]).model_fields))
-
-
 def unfit_terms(run: RunSettings, task: Task, classes: int | None) -> list[str]:
     """Return why terms of a run say nothing about a data set."""
     problems = []
-    for name in run.active_terms():
+    for name, settings in run.active_terms().items():
         term = TERMS[name]
+        least = max(term.least_classes, settings.least_classes())
         if task not in term.tasks:
             problems.append(f"terms.{name} is not defined for {task}")
-        elif classes is not None and classes < term.least_classes:
-            least = f"needs at least {term.least_classes} classes to say anything, and there are {classes}"
-            problems.append(f"terms.{name} {least}")
+        elif classes is not None and classes < least:
+            needs = f"needs at least {least} classes to say anything, and there are {classes}"
+            problems.append(f"terms.{name} {needs}")
     return problems
-
-
-def greatest(run: RunSettings) -> dict[str, int]:
-    """Return the greatest values of the live settings that the batch size limits, by dotted path."""
-    return {
-        f"terms.{name}.{field}": most
-        for name, settings in run.active_terms().items()
-        for field, most in settings.most(run.batch_size).items()
-        if field not in dead_fields(run, name)
-    }
 
 
 def canonical(run: RunSettings) -> RunSettings:
@@ -383,13 +290,9 @@ def _live_alignment(run: RunSettings) -> set[str]:
 
 def _live_selection(run: RunSettings) -> set[str]:
     """Return the fields of the selection that change something."""
-    needs = [TERMS[name].needs for name in run.active_terms()]
-    if len(run.networks()) < 2 or not needs:
-        return set()
-    policy, live = run.selection.policy, set()
-    if any("pool" in found for found in needs):
-        live.add("evidence")
-    if any("teacher" in found for found in needs):
+    # A term on all teachers sees the evidence on a single one too.
+    policy, live = run.selection.policy, {"evidence"} if run.looks_at("pool") else set()
+    if len(run.networks()) > 1 and run.looks_at("teacher"):
         own = {"mean": set(), "weighted": {"evidence", "temperature"}, "fixed": {"fixed_to"}}
         own |= {"sample": {"evidence"}, "batch": {"evidence", "regression"}}
         live |= {"policy"} | own[policy]

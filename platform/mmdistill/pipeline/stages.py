@@ -106,6 +106,10 @@ class Pipeline:
         names = list(self.run.frozen_networks())
         own = {"pool": names, **self._context}
         own["streams"] = self._missing() if self.run.hallucinates() else []
+        if "layers" in self.run.further():
+            own["layers"] = True
+        if "masked" in self.run.further():
+            own["masked"] = sorted(self.run.data.student)
         upstream = self.teachers if self.alignment is None else (self.alignment,)
         return Stage("teacher_outputs", ",".join(names), own, upstream)
 

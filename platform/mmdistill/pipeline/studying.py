@@ -21,6 +21,7 @@ from mmdistill.randomness import derive_seed
 from mmdistill.settings import declared_ranges, digest, flattened
 from mmdistill.terms import TERMS, Shapes
 from mmdistill.terms.base import AbstractTerm
+from mmdistill.training.average import AverageNetwork
 from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Fitted, Keeper, Plan, Race, fit
 from mmdistill.training.race import RaceSettings
@@ -179,7 +180,7 @@ def student_objective(
     names = () if frozen is None else frozen.names
     shapes = Shapes(width, width, width, fold.task, fold.outputs, names, len(fold.train), run.epochs)
     smoothing = _lanes(runs, "label_smoothing", fold)
-    terms = _terms(runs, shapes, fold)
+    terms, average = _terms(runs, shapes, fold), _average(runs, fold)
     return StudentObjective(
         student_network(runs, fold),
         terms,
@@ -190,7 +191,16 @@ def student_objective(
         live,
         task_weight=run.student.task_weight,
         hallucination=run.hallucinator.loss,
+        average=average,
     )
+
+
+def _average(runs: Sequence[RunSettings], fold: Fold) -> AverageNetwork | None:
+    names = [name for name in runs[0].active_terms() if "average" in TERMS[name].needs]
+    if not names:
+        return None
+    momentum = [dict(run.terms[names[0]])["momentum"] for run in runs]
+    return AverageNetwork(student_network(runs, fold), momentum)
 
 
 def _lanes(runs: Sequence[RunSettings], field: str, fold: Fold) -> Tensor:
@@ -227,6 +237,7 @@ def _frozen(runs: Sequence[RunSettings], outputs: Sequence[Entry], rows: Rows) -
         judged if by_ccc else None,
         rows.train.labels if by_ccc else None,
         stacks.get("streams"),
+        {key: stacks[key] for key in stacks if key.startswith("layer_") or key in {"alone", "without"}},
     )
 
 

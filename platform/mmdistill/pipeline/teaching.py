@@ -4,13 +4,14 @@ Axes: V variants of one teacher (the first saw every labelled row, variant f all
 (stages x variants), N rows, D width, C outputs, M teachers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmdistill.models.network import Network, Outputs
 from mmdistill.pipeline.cache import Entry
@@ -29,6 +30,8 @@ from mmdistill.training.objectives import (
     TensorPart,
     aligned_on,
     criterion,
+    layers_on,
+    masked,
     outputs_on,
 )
 from mmdistill.training.optimiser import load_lanes
@@ -151,7 +154,9 @@ def teacher_outputs(
     An entry holds ``features`` [M, N, D] and ``logits`` [M, N, C] of the teachers that saw every labelled
     row, and ``held_out`` [M, N, C]: at each labelled row the logits of the variant that did not see it. Where
     the student hallucinates, also ``streams`` [S, N, D]: what the joint teacher's encoders, which alignment
-    leaves alone, make of the modalities it is missing.
+    leaves alone, make of the modalities it is missing. Where terms look at them, ``layer_0``, ``layer_1`` ...
+    [M, N, W], teachers with fewer modalities filled up with zeros, and the logits ``alone`` and ``without``
+    [M, N, V, C] of each modality of the student.
     """
     variants = Variants.of(runs, fold)
     lanes = len(runs) * variants.count
@@ -160,6 +165,9 @@ def teacher_outputs(
     with torch.no_grad():
         train = _named_outputs(networks, alignment, fold, fold.train, lanes, variants, runs)
         seen = _named_outputs(networks, alignment, fold, fold.validation, lanes, variants, runs)
+        further = _layers(networks, fold, lanes) if "layers" in runs[0].further() else {}
+        if "masked" in runs[0].further():
+            further |= _masked(networks, alignment, fold, lanes, variants, runs)
     entries = []
     for s in range(len(runs)):
         first = s * variants.count
@@ -169,11 +177,43 @@ def teacher_outputs(
             "logits": torch.stack([train[name].logits_KBC[first] for name in names]),
             "held_out": torch.stack(held_out),
         }
+        tensors |= {name: found_KMN[first] for name, found_KMN in further.items()}
         if runs[0].hallucinates():
             tensors["streams"] = _privileged_streams(networks["joint"], runs[0], fold, first)
         facts = {"teachers": list(names), "metrics": _all_scores(seen, fold, first)}
         entries.append(Entry(tensors, facts))
     return entries
+
+
+def _layers(networks: Mapping[str, Network], fold: Fold, lanes: int) -> dict[str, Tensor]:
+    found = [layers_on(network, fold.train, lanes) for network in networks.values()]
+    # Zeros change no distance and no inner product between rows.
+    return {f"layer_{n}": _filled_up(layers) for n, layers in enumerate(zip(*found, strict=True))}
+
+
+def _filled_up(layers: Sequence[Tensor]) -> Tensor:
+    most = max(layer_KNW.shape[-1] for layer_KNW in layers)
+    return torch.stack([pad(layer_KNW, (0, most - layer_KNW.shape[-1])) for layer_KNW in layers], dim=1)
+
+
+def _masked(
+    networks: Mapping[str, Network],
+    alignment: Sequence[Entry] | None,
+    fold: Fold,
+    lanes: int,
+    variants: Variants,
+    runs: Sequence[RunSettings],
+) -> dict[str, Tensor]:
+    def logits(kept: Callable[[str], bool]) -> Tensor:
+        part = replace(fold.train, inputs=masked(fold.train.inputs, kept))
+        found = _named_outputs(networks, alignment, fold, part, lanes, variants, runs)
+        return torch.stack([found[name].logits_KBC for name in networks], dim=1)
+
+    modalities = sorted(runs[0].data.student)
+    return {
+        "alone": torch.stack([logits(one.__eq__) for one in modalities], dim=3),
+        "without": torch.stack([logits(one.__ne__) for one in modalities], dim=3),
+    }
 
 
 def _named_outputs(

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmdistill.errors import Problem
-from mmdistill.pipeline.run import RunSettings, canonical, dead_fields, greatest, live_ranges
+from mmdistill.pipeline.contradictions import dead_fields, greatest
+from mmdistill.pipeline.run import RunSettings, canonical, live_ranges
 from mmdistill.settings import Choice, Dimension, Range, declared_ranges, edited, flattened
 from mmdistill.studies.file import ArmEntry, Space
 from mmdistill.terms.base import Task

@@ -4,8 +4,30 @@ One file per term; :data:`TERMS` finds them by discovery.
 """
 
 from mmdistill.registry import import_submodules
-from mmdistill.terms.base import TERMS, Batch, Labels, Pool, Shapes, Term, TermSettings, TermValue
+from mmdistill.terms.base import (
+    TERMS,
+    Batch,
+    Labels,
+    Layers,
+    Masked,
+    Pool,
+    Shapes,
+    Term,
+    TermSettings,
+    TermValue,
+)
 
 import_submodules(__name__)
 
-__all__ = ["TERMS", "Batch", "Labels", "Pool", "Shapes", "Term", "TermSettings", "TermValue"]
+__all__ = [
+    "TERMS",
+    "Batch",
+    "Labels",
+    "Layers",
+    "Masked",
+    "Pool",
+    "Shapes",
+    "Term",
+    "TermSettings",
+    "TermValue",
+]

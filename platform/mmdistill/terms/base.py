@@ -34,6 +34,10 @@ class TermSettings(Settings):
         """Return the greatest values of the fields that a batch of that size limits."""
         return {}
 
+    def least_classes(self) -> int:
+        """Return the least number of classes with which these settings say anything."""
+        return 2
+
 
 class Labels(NamedTuple):
     """What is known of a batch: class indices value_KB or targets value_KBC, any value where not known."""
@@ -54,6 +58,24 @@ class Pool(NamedTuple):
     evidence_KBM: Tensor
 
 
+class Layers(NamedTuple):
+    """What layers make of a batch, first to last, each [K, B, any width]; the features are not among them."""
+
+    student: tuple[Tensor, ...]
+    teacher: tuple[Tensor, ...]
+
+
+class Masked(NamedTuple):
+    """Logits with some modalities masked (zeros, their mean over training rows), per modality of the student.
+
+    ``student_KBSC`` and ``teacher_KBSC`` have that modality alone, ``without_KBSC`` the teacher's others.
+    """
+
+    student_KBSC: Tensor
+    teacher_KBSC: Tensor
+    without_KBSC: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step as a term sees it.
@@ -66,6 +88,10 @@ class Batch:
         labels: those of the labelled rows; None only where a term that needs none is looked at alone.
         rows_KB: which training rows these are.
         epoch: of the training, from 0.
+        layers: of student and teacher; None unless a term of the run needs them.
+        masked: what student and teacher say of single modalities; None unless a term of the run needs it.
+        average: of a network whose weights are a moving average of the student's and of those of the teacher
+            that trains along; None unless a term of the run needs it.
     """
 
     student: Outputs
@@ -75,6 +101,9 @@ class Batch:
     labels: Labels | None = None
     rows_KB: Tensor | None = None
     epoch: int = 0
+    layers: Layers | None = None
+    masked: Masked | None = None
+    average: Outputs | None = None
 
 
 class Shapes(NamedTuple):
@@ -111,7 +140,7 @@ class TermValue:
 
 Own = TypeVar("Own", bound=TermSettings)
 Unlabelled = Literal["skip", "teacher"]
-Part = TypeVar("Part", Outputs, Pool, Labels, Tensor)
+Part = TypeVar("Part", Outputs, Pool, Labels, Layers, Masked, Tensor)
 
 
 class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
@@ -128,7 +157,8 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
     """
 
     settings_type: ClassVar[type[TermSettings]]
-    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen); every batch has its labels.
+    # `teacher`, `auxiliary` (trains along) or `pool` (all teachers are frozen), and beside a teacher
+    # `layers`, `masked` or `average` (then there is a setting `momentum`); every batch has its labels.
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     # Tasks it is defined for, and the least number of classes with which it is not empty.
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})
@@ -187,6 +217,12 @@ def require(given: Part | None, what: str) -> Part:
 def frozen_teacher(batch: Batch) -> Outputs:
     """Return what the teacher says, as constants: nothing of a term's gradient reaches it."""
     return require(batch.teacher, "teacher").detach()
+
+
+def frozen_pool(batch: Batch) -> Pool:
+    """Return what all frozen teachers say, as constants."""
+    pool = require(batch.pool, "pool")
+    return Pool(pool.names, *(part.detach() for part in pool[1:]))
 
 
 def classes_of(batch: Batch, unlabelled: Unlabelled) -> Labels:

@@ -3,7 +3,7 @@
 Axes: K lanes, B batch, N rows, D width, C outputs, I inputs, M teachers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,21 @@ def outputs_on(network: Network, part: TensorPart, lanes: int) -> Outputs:
         inputs = {n: part.inputs[n][start:stop] for n in network.modalities}
         pieces.append(network({n: x.expand(lanes, *x.shape) for n, x in inputs.items()}))
     return _joined(pieces)
+
+
+@torch.no_grad()
+def layers_on(network: Network, part: TensorPart, lanes: int) -> list[Tensor]:
+    """Return what every lane's layers below the features make of every row of a part, first to last."""
+    pieces = []
+    for start in range(0, len(part), CHUNK):
+        inputs = {n: part.inputs[n][start : start + CHUNK] for n in network.modalities}
+        pieces.append(network.with_layers({n: x.expand(lanes, *x.shape) for n, x in inputs.items()})[1])
+    return [torch.cat(layer, dim=1) for layer in zip(*pieces, strict=True)]
+
+
+def masked(inputs: Mapping[str, Tensor], kept: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Return the inputs with all modalities but some replaced by zeros, their mean over training rows."""
+    return {name: x if kept(name) else torch.zeros_like(x) for name, x in inputs.items()}
 
 
 def _joined(pieces: Sequence[Outputs]) -> Outputs:

@@ -3,8 +3,9 @@
 Axes: K lanes, B batch, N rows, D width, C outputs, M teachers, S modalities the student is missing.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,13 +16,15 @@ from mmdistill.losses.discrepancy import mmd
 from mmdistill.losses.hints import fitnet
 from mmdistill.losses.task import ccc_loss
 from mmdistill.models.network import Network, Outputs
-from mmdistill.terms.base import AbstractTerm, Batch, Labels, Pool, Task
+from mmdistill.terms.base import AbstractTerm, Batch, Labels, Layers, Masked, Pool, Task
+from mmdistill.training.average import AverageNetwork
 from mmdistill.training.loop import Losses
 from mmdistill.training.objectives import (
     TensorPart,
     at_rows,
     criterion,
     labels_at,
+    masked,
     outputs_on,
     task_loss,
 )
@@ -46,6 +49,8 @@ class FrozenTeachers:
         judged_KMNC: predictions by whose 1 - CCC over a batch ``batch`` compares, with the ``targets_NC``;
             None to compare by the evidence.
         streams_KSND: what a hallucinating student learns to predict; None for any other.
+        further: what some terms look at, [K, M, N, ...]: ``layer_0`` ..., and the logits ``alone`` and
+            ``without`` of single modalities.
     """
 
     names: tuple[str, ...]
@@ -59,6 +64,7 @@ class FrozenTeachers:
     judged_KMNC: Tensor | None = None
     targets_NC: Tensor | None = None
     streams_KSND: Tensor | None = None
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
     def only(self, lanes: Tensor) -> "FrozenTeachers":
         """Return the teachers of some lanes."""
@@ -71,6 +77,7 @@ class FrozenTeachers:
             temperature_K=None if self.temperature_K is None else self.temperature_K[lanes],
             judged_KMNC=None if self.judged_KMNC is None else self.judged_KMNC[lanes],
             streams_KSND=None if self.streams_KSND is None else self.streams_KSND[lanes],
+            further={name: found_KMN[lanes] for name, found_KMN in self.further.items()},
         )
 
     def choose(self, rows_KB: Tensor) -> Tensor:
@@ -137,6 +144,21 @@ class FrozenTeachers:
         features = self.features_KMND[lanes, choice_KB, rows_KB]
         return Outputs(features, self.logits_KMNC[lanes, choice_KB, rows_KB])
 
+    def layers(self, rows_KB: Tensor, weights_KBM: Tensor) -> tuple[Tensor, ...]:
+        """Return the layers below the features at each row, mixed as the features are."""
+        names = sorted(name for name in self.further if name.startswith("layer_"))
+        return tuple(self._mixed(name, rows_KB, weights_KBM) for name in names)
+
+    def masked(self, rows_KB: Tensor, weights_KBM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what teachers say at each row from each modality alone, and without each, mixed."""
+        alone, without = (self._mixed(name, rows_KB, weights_KBM) for name in ("alone", "without"))
+        return alone, without
+
+    def _mixed(self, name: str, rows_KB: Tensor, weights_KBM: Tensor) -> Tensor:
+        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
+        said = self.further[name].transpose(1, 2)[lanes, rows_KB]
+        return (weights_KBM[(..., *[None] * (said.ndim - 3))] * said).sum(dim=2)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -188,10 +210,11 @@ class StudentObjective:
         *,
         task_weight: float = 1.0,
         hallucination: HallucinationLoss = "mmd",
+        average: AverageNetwork | None = None,
     ) -> None:
         self.student, self._terms, self._rows = student, terms, rows
         self._smoothing_K, self._runtime = smoothing_K, runtime
-        self._frozen, self._live = frozen, live
+        self._frozen, self._live, self._average = frozen, live, average
         self._task_weight: float = task_weight
         self._hallucination: HallucinationLoss = hallucination
         self._weights = {n: t.per_lane("weight", smoothing_K) for n, t in terms.items()}
@@ -200,6 +223,8 @@ class StudentObjective:
             parts["teacher"] = live.teacher
             if isinstance(live.auxiliary, Network):
                 parts["auxiliary"] = live.auxiliary
+        if average is not None:
+            parts["average"] = average
         self.modules: nn.Module = nn.ModuleDict(parts)
 
     def only(self, lanes: Tensor) -> "StudentObjective":
@@ -221,6 +246,7 @@ class StudentObjective:
             live,
             task_weight=self._task_weight,
             hallucination=self._hallucination,
+            average=self._average,
         )
 
     def losses(self, rows_KB: Tensor, epoch: int = 0) -> Losses:
@@ -232,20 +258,24 @@ class StudentObjective:
         values = {"task": self._task(student, labels, labelled_KB)}
         total = self._task_weight * values["task"]
         details: dict[str, Tensor] = {}
-        teacher, auxiliary, pool = None, None, None
+        teacher, auxiliary, pool, weights_KBM = None, None, None, None
         if self._frozen is not None:
             teacher, weights_KBM = self._frozen.taught(rows_KB)
             details |= _shares(weights_KBM, self._frozen.names)
             own = self._hallucinated(missing, rows_KB, self._frozen)
             values |= own
             total = total + sum(own.values(), torch.zeros_like(total))
-            if any("pool" in term.needs for term in self._terms.values()):
+            if self._looks_at("pool"):
                 pool = self._frozen.pool(rows_KB)
         if self._live is not None:
             teacher, auxiliary, own = self._run_live(self._live, rows_KB, labelled_KB)
             values |= own
             total = total + self._live.task_weight * sum(own.values(), torch.zeros_like(total))
-        batch = Batch(student, teacher, auxiliary, pool, Labels(labels, labelled_KB), rows_KB, epoch)
+        layers = self._layers(rows_KB, weights_KBM) if self._looks_at("layers") else None
+        singly = self._masked(rows_KB, weights_KBM) if self._looks_at("masked") else None
+        known = Labels(labels, labelled_KB)
+        average = self._follow(values, rows_KB)
+        batch = Batch(student, teacher, auxiliary, pool, known, rows_KB, epoch, layers, singly, average)
         for name, term in self._terms.items():
             found = term(batch)
             values[name] = found.value_K
@@ -272,12 +302,16 @@ class StudentObjective:
                 seen["teacher_auxiliary_r2"] = input_r2(self._live.teacher, hidden, parts)
         return seen
 
+    def _looks_at(self, part: str) -> bool:
+        return any(part in term.needs for term in self._terms.values())
+
     def _run(self, network: Network, rows_KB: Tensor) -> Outputs:
         return self._run_with_missing(network, rows_KB)[0]
 
-    def _run_with_missing(self, network: Network, rows_KB: Tensor) -> tuple[Outputs, list[Tensor]]:
-        mine = at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
-        outputs, missing = network.with_missing(mine)
+    def _run_with_missing(
+        self, network: Network, rows_KB: Tensor, kept: Callable[[str], bool] = lambda _: True
+    ) -> tuple[Outputs, list[Tensor]]:
+        outputs, missing = network.with_missing(masked(self._inputs(network, rows_KB), kept))
         gather = self._runtime.gather
         gathered = Outputs(gather(outputs.features_KBD), gather(outputs.logits_KBC))
         return gathered, [gather(stream_KBD) for stream_KBD in missing]
@@ -293,6 +327,42 @@ class StudentObjective:
             is_mmd = self._hallucination == "mmd"
             found = found + (mmd(mine_KBD, theirs_KBD) if is_mmd else fitnet(mine_KBD, theirs_KBD))
         return {"hallucination": found}
+
+    def _inputs(self, network: Network, rows_KB: Tensor) -> dict[str, Tensor]:
+        return at_rows(self._rows.train.inputs, network.modalities, self._runtime.share(rows_KB))
+
+    @torch.no_grad()
+    def _follow(self, values: Mapping[str, Tensor], rows_KB: Tensor) -> Outputs | None:
+        """Let the average take a step, and return what it says; None where there is none."""
+        if self._average is None or self._live is None:
+            return None
+        self._average.follow(self.student, self._live.teacher, values["task"] <= values["teacher_task"])
+        return self._run(self._average.network, rows_KB)
+
+    def _layers(self, rows_KB: Tensor, weights_KBM: Tensor | None) -> Layers:
+        student = self._layers_of(self.student, rows_KB)
+        if self._frozen is not None and weights_KBM is not None:
+            return Layers(student, self._frozen.layers(rows_KB, weights_KBM))
+        assert self._live is not None
+        return Layers(student, self._layers_of(self._live.teacher, rows_KB))
+
+    def _layers_of(self, network: Network, rows_KB: Tensor) -> tuple[Tensor, ...]:
+        _, layers = network.with_layers(self._inputs(network, rows_KB))
+        return tuple(self._runtime.gather(layer) for layer in layers)
+
+    def _masked(self, rows_KB: Tensor, weights_KBM: Tensor | None) -> Masked:
+        student = self._singly(self.student, rows_KB, str.__eq__)
+        if self._frozen is not None and weights_KBM is not None:
+            return Masked(student, *self._frozen.masked(rows_KB, weights_KBM))
+        assert self._live is not None
+        alone, without = (self._singly(self._live.teacher, rows_KB, of) for of in (str.__eq__, str.__ne__))
+        return Masked(student, alone, without)
+
+    def _singly(self, network: Network, rows_KB: Tensor, of: Callable[[str, str], bool]) -> Tensor:
+        """Return logits_KBSC with the modalities kept that are, or are not, each of the student's."""
+        modalities = self.student.modalities
+        runs = [self._run_with_missing(network, rows_KB, partial(of, one))[0] for one in modalities]
+        return torch.stack([outputs.logits_KBC for outputs in runs], dim=2)
 
     def _task(self, outputs: Outputs, labels: Tensor, labelled_KB: Tensor) -> Tensor:
         return task_loss(self._rows.task, outputs.logits_KBC, labels, labelled_KB, self._smoothing_K)
