@@ -145,3 +145,15 @@ def test_the_evidence_on_a_single_teacher_matters_where_a_term_looks_at_it():
         runs = [run_of(pool=("joint",), terms={name: settings}, **more) for more in ({}, changed)]
         keys = {Pipeline(run, "data").student.key for run in runs}
         assert len(keys) == (2 if name == "self_paced_experts" else 1)
+
+
+def test_mixed_teachers_are_mixed_in_layers_and_single_modalities_too(found):
+    bench, run, entry, _ = found
+    run = run.model_copy(update={"selection": run.selection.model_copy(update={"policy": "mean"})})
+    frozen = student_objective([run], [entry], bench.fold, LocalRuntime())._frozen
+    rows_KB = torch.tensor([[5, 2, 9]])
+    _, weights_KBM = frozen.taught(rows_KB)
+    for n, layer in enumerate(frozen.layers(rows_KB, weights_KBM)):
+        torch.testing.assert_close(layer[0], entry.tensors[f"layer_{n}"][:, rows_KB[0]].mean(dim=0))
+    for name, said in zip(("alone", "without"), frozen.masked(rows_KB, weights_KBM), strict=True):
+        torch.testing.assert_close(said[0], entry.tensors[name][:, rows_KB[0]].mean(dim=0))
