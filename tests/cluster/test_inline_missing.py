@@ -1,13 +1,7 @@
 """A whole study of students that hallucinate, mix their teachers and begin with what they saw before."""
 
-from mmdistill.cluster.inline import run_inline
-from mmdistill.cluster.proposals import propose
-from mmdistill.pipeline.cache import StageCache
-from mmdistill.records.study import StudyFolder
 from mmdistill.reports.query import query
 from mmdistill.studies.file import StudyFile
-from mmdistill.studies.provenance import study_row
-from mmdistill.studies.session import Session
 from mmdistill.studies.study import assemble
 
 EDITS = {"terms.transport.k": 5, "student.init": "visual_only", "selection.policy": "weighted"}
@@ -41,14 +35,9 @@ FIRST = """
 """
 
 
-def test_the_network_a_student_begins_with_is_trained_once_and_before_it(tmp_path):
+def test_the_network_a_student_begins_with_is_trained_once_and_before_it(begin, finish, tmp_path):
     root = tmp_path / "study"
-    study = assemble(StudyFile.model_validate(TREE), "tiny.toml")
-    folder = StudyFolder.create(root, study_row(study, ["mmdistill", "run"]), "", study.resolved())
-    session = Session(study, folder, propose)
-    run_inline(session, StageCache(root / "cache"))
-    assert session.is_finished
-    assert not session.failed
+    finish(begin(assemble(StudyFile.model_validate(TREE), "tiny.toml"), root))
     sql = "SELECT seed, count(*) AS n FROM stages WHERE stage = 'teacher' AND name = 'face' GROUP BY ALL"
     trained = {row["seed"]: row["n"] for row in query(root, sql).to_pylist()}
     seeds = query(root, "SELECT DISTINCT seed FROM trials WHERE arm = 'complete'").to_pylist()
