@@ -90,6 +90,12 @@ def test_the_table_fits_two_hundred_columns(golden):
     assert len({len(line) for line in tables}) == 2, "each of the two tables is aligned"
 
 
+def test_long_names_that_would_look_the_same_are_shown_whole(new_study):
+    names = [f"transport@eps={eps}+anchors=global_and_least" for eps in ("0.03", "0.3")]
+    text = markdown(summarise_tables(new_study(["student_only", *names]).tables()))
+    assert all(f"| {name} " in text for name in names)
+
+
 def test_text_cannot_be_a_formula_in_a_spreadsheet(new_study):
     made = new_study(["student_only", "=HYPERLINK(1)", "+a", "a|b"])
     ablation = summarise_tables(made.tables())

@@ -54,14 +54,15 @@ def _results(ablation: Ablation) -> str:
         "trials/dims/CPU-s",
         "verdict",
     ]
-    lines = [[_shortened(arm.name), *_cells(arm, ablation)] for arm in ablation.arms]
+    names = _shortened([arm.name for arm in ablation.arms])
+    lines = [[names[arm.name], *_cells(arm, ablation)] for arm in ablation.arms]
     if not ablation.reference:
         header, *lines = [[*line[:4], *line[5:]] for line in (header, *lines)]
     return _table(header, lines, left={0, len(header) - 1})
 
 
 def _baseline(ablation: Ablation) -> str:
-    return "baseline" if len(_baselines(ablation)) > 1 else _shortened(ablation.baseline)
+    return "baseline" if len(_baselines(ablation)) > 1 else _shortened([ablation.baseline])[ablation.baseline]
 
 
 def _baselines(ablation: Ablation) -> dict[str, list[str]]:
@@ -142,7 +143,9 @@ def _changes(ablation: Ablation) -> str:
     header = ["change", "of", "n", f"re-tuned minus base {_brackets(ablation)}", "verdict"]
     has_frozen = any(True in found for found in changed.values())
     header += ["frozen minus base", "frozen verdict"] if has_frozen else []
-    lines = [_change(found)[: len(header)] for found in changed.values()]
+    rows = [_change(found)[: len(header)] for found in changed.values()]
+    changes, bases = _shortened([row[0] for row in rows], 40), _shortened([row[1] for row in rows])
+    lines = [[changes[change], bases[base], *row] for change, base, *row in rows]
     return _table(header, lines, left={0, 1, 4, len(header) - 1})
 
 
@@ -151,8 +154,8 @@ def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
     tuned, frozen = (found[key].against_base if key in found else None for key in (False, True))
     arm = next(iter(found.values()))
     return [
-        _shortened(arm.declared.change or arm.name, 40),
-        _shortened(arm.declared.base or _NOTHING),
+        arm.declared.change or arm.name,
+        arm.declared.base or _NOTHING,
         str(tuned.seeds.n) if tuned else _NOTHING,
         _difference(tuned, crossed=True),
         _judged(tuned),
@@ -165,6 +168,7 @@ def _budgets(ablation: Ablation) -> str:
     points = sorted({n for arm in ablation.arms for n, _ in arm.budget.best_of})
     header = ["search", *(f"best of {n}" for n in points), "improving at the end"]
     header += ["pruned", "diverged", "failed", "notes"]
+    names = _shortened([arm.name for arm in ablation.arms])
     lines = []
     for arm in ablation.arms:
         best = dict(arm.budget.best_of)
@@ -172,7 +176,7 @@ def _budgets(ablation: Ablation) -> str:
         improving = {None: _NOTHING, True: "yes", False: "no"}[budget.still_improving]
         counts = [str(budget.pruned), str(budget.diverged), str(budget.failed)]
         losses = [_number(best.get(n)) for n in points]
-        lines.append([_shortened(arm.name), *losses, improving, *counts, "; ".join(arm.notes) or _NOTHING])
+        lines.append([names[arm.name], *losses, improving, *counts, "; ".join(arm.notes) or _NOTHING])
     return _table(header, lines, left={0, len(header) - 1})
 
 
@@ -261,9 +265,14 @@ def _padded(text: str, width: int, *, left: bool) -> str:
     return cut.ljust(width) if left else cut.rjust(width)
 
 
-def _shortened(name: str, limit: int = 30) -> str:
-    """Return a name whose middle is left out where it is long; its end tells generated arms apart."""
-    return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-(limit - limit // 2) :]}"
+def _shortened(names: Sequence[str], limit: int = 30) -> dict[str, str]:
+    """Return the long ones of some names without their middle; all whole if two would look the same."""
+    short = {name: name if len(name) <= limit else _without_middle(name, limit) for name in names}
+    return short if len(set(short.values())) == len(short) else {name: name for name in names}
+
+
+def _without_middle(name: str, limit: int) -> str:
+    return f"{name[: limit // 2 - 1]}…{name[-(limit - limit // 2) :]}"
 
 
 def as_csv(ablation: Ablation) -> str:
