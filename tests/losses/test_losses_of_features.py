@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmdistill.losses.base import LOSSES
+from mmdistill.losses.base import LOSSES, unit_rows
 from mmdistill.losses.noise_contrastive import normaliser
 from mmdistill.registry import import_submodules
 
@@ -343,4 +343,15 @@ def test_mt_pkdot_adds_its_two_parts():
     torch.testing.assert_close(
         LOSSES["mt_pkdot"](student, teacher, eps=0.1, k=3, transport_weight=lanes(0, 1), centroid_weight=0.3),
         lanes(0, 1) * parts[0] + 0.3 * parts[1],
+    )
+
+
+def test_what_is_learned_or_frozen_elsewhere_has_the_reference_s_beginning_as_default():
+    student, teacher = draw(B, 4), draw(B, 4, seed=1)
+    variance = torch.full((4,), 5.0, dtype=torch.float64)
+    expected = 0.5 * ((student - teacher).square() / variance + variance.log()).mean(dim=(-2, -1))
+    torch.testing.assert_close(LOSSES["vid"](student, teacher), expected)
+    constant = normaliser(unit_rows(student) @ unit_rows(teacher).mT, n_data=B, temperature=0.07)
+    torch.testing.assert_close(
+        LOSSES["nce"](student, teacher), LOSSES["nce"](student, teacher, n_data=B, Z=constant)
     )

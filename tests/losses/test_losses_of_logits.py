@@ -261,6 +261,8 @@ def test_lfme_is_the_mean_over_entries_times_the_number_of_classes():
         (student[:, CLASSES] / 2).log_softmax(1), (expert / 2).softmax(1), reduction="none"
     )
     torch.testing.assert_close(LOSSES["lfme"](student, expert, classes_E=CLASSES), 3 * theirs.mean())
+    everything = LOSSES["lfme"](student, -student, classes_E=torch.arange(student.shape[-1]))
+    torch.testing.assert_close(LOSSES["lfme"](student, -student), everything)
 
 
 @pytest.mark.parametrize("saliency", ["kl", "l1"])

@@ -27,7 +27,7 @@ def lfme(
     student_LBC: Tensor,
     expert_LBE: Tensor,
     *,
-    classes_E: Tensor,
+    classes_E: Tensor | None = None,
     temperature: float | Tensor = 2.0,
     row_weights_LB: Tensor | None = None,
 ) -> Tensor:
@@ -39,13 +39,15 @@ def lfme(
     Args:
         student_LBC: logits over all classes.
         expert_LBE: logits of the expert over its classes, in the order of ``classes_E``.
-        classes_E: indices of those classes.
+        classes_E: indices of those classes; all by default.
         temperature: T > 0, one or one per lane.
         row_weights_LB: weights >= 0 of the rows, or a mask; all alike by default.
 
     Raises:
         NumericsError: with fewer than 2 classes, where the divergence is always 0.
     """
+    if classes_E is None:
+        classes_E = torch.arange(student_LBC.shape[-1])
     if len(classes_E) < 2:
         raise NumericsError(f"`classes_E` must name >= 2 classes, but names {len(classes_E)}")
     T_L11 = per_lane(temperature, student_LBC, trailing=2)

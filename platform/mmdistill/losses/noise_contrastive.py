@@ -26,8 +26,8 @@ def nce(
     student_LBD: Tensor,
     teacher_LBD: Tensor,
     *,
-    n_data: float | Tensor,
-    Z: float | Tensor,
+    n_data: float | Tensor | None = None,
+    Z: float | Tensor | None = None,
     temperature: float | Tensor = 0.07,
     labels_LB: Tensor | None = None,
 ) -> Tensor:
@@ -41,14 +41,16 @@ def nce(
     Args:
         student_LBD: projected features.
         teacher_LBD: projected features of the same width and samples.
-        n_data: M > 0, size of the data set, one or one per lane.
-        Z: normaliser > 0, one or one per lane.
+        n_data: M > 0, size of the data set, one or one per lane; B by default.
+        Z: normaliser > 0, one or one per lane; by default that of this batch.
         temperature: tau > 0, one or one per lane.
         labels_LB: classes whose other members are left out of the negatives (N stays); none by default.
     """
     cosine_LBB = unit_rows(student_LBD) @ unit_rows(teacher_LBD).mT
-    log_P_LBB = _log_scores(cosine_LBB, temperature, Z)
     batch = cosine_LBB.shape[-1]
+    n_data = batch if n_data is None else n_data
+    Z = normaliser(cosine_LBB, n_data=n_data, temperature=temperature) if Z is None else Z
+    log_P_LBB = _log_scores(cosine_LBB, temperature, Z)
     itself_BB = torch.eye(batch, dtype=torch.bool, device=cosine_LBB.device)
     skipped_LBB = itself_BB if labels_LB is None else itself_BB | same_class(labels_LB)
     # The share of noise of one negative stands in for none: a batch of one has nothing to tell apart.

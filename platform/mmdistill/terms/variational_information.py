@@ -1,6 +1,5 @@
 """Variational information distillation (Ahn et al., 2019)."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
@@ -9,13 +8,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mmdistill.losses.gaussian import LEAST_VARIANCE, vid
+from mmdistill.losses.gaussian import FIRST_RHO, vid
 from mmdistill.models.lanes import LaneLinear
 from mmdistill.settings import Tunable
 from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSettings, TermValue, frozen_teacher
-
-# Of every feature at first, as in the reference code.
-FIRST_VARIANCE = 5.0
 
 
 class VariationalInformationSettings(TermSettings):
@@ -45,8 +41,7 @@ class VariationalInformation(AbstractTerm[VariationalInformationSettings]):
             LaneLinear(before, after, seeds, f"variational_information.mean.{n}")
             for n, (before, after) in enumerate(pairwise(widths))
         )
-        rho = math.log(math.expm1(FIRST_VARIANCE - LEAST_VARIANCE))
-        self.rho_KD = nn.Parameter(torch.full((len(seeds), shapes.teacher), rho))
+        self.rho_KD = nn.Parameter(torch.full((len(seeds), shapes.teacher), FIRST_RHO))
 
     def forward(self, batch: Batch) -> TermValue:
         """Return the bound of each lane per feature, up to a constant, in nats; may be negative."""
