@@ -32,7 +32,8 @@ from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Plan, fit
 from mmdistill.training.objectives import TensorPart, at_rows
 from mmdistill.training.runtime import LocalRuntime
-from mmdistill.training.student import FrozenTeachers, Rows, StudentObjective
+from mmdistill.training.student import Rows, StudentObjective
+from mmdistill.training.teachers import FrozenTeachers
 
 N, CLASSES, ITERATIONS, ANCHORS, TEMPERATURE = 2048, 7, 20, 20, 0.1
 COHORTS = (1, 4, 16, 64)

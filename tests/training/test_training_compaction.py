@@ -18,7 +18,8 @@ from mmdistill.training.loop import Plan, Race, Snapshot, fit
 from mmdistill.training.objectives import TensorPart
 from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import LocalRuntime
-from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
+from mmdistill.training.student import LiveTeacher, Rows, StudentObjective
+from mmdistill.training.teachers import FrozenTeachers
 
 N, D, C, M, STEPS, EPOCHS, BATCH = 60, 8, 4, 2, 4, 6, 12
 SIZE = NetworkSettings(width=D, depth=2)

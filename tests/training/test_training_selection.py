@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmdistill.losses.task import ccc_loss
-from mmdistill.training.student import FrozenTeachers
+from mmdistill.training.teachers import FrozenTeachers
 
 K, M, N, D, C = 2, 3, 40, 4, 5
 

@@ -12,7 +12,8 @@ from mmdistill.models.network import Network, NetworkSettings, Outputs
 from mmdistill.terms import TERMS, Batch, Shapes
 from mmdistill.training.objectives import TensorPart, at_rows, outputs_on
 from mmdistill.training.runtime import LocalRuntime
-from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
+from mmdistill.training.student import LiveTeacher, Rows, StudentObjective
+from mmdistill.training.teachers import FrozenTeachers
 
 K, N, C, D = 2, 20, 3, 6
 SIZE = NetworkSettings(width=D, depth=1)

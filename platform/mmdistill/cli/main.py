@@ -239,7 +239,7 @@ def recipes(*, as_json: AsJson = False) -> int:
 @app.command
 def losses(*, as_json: AsJson = False) -> int:
     """List the losses: where to import them, their sources, settings and what they need."""
-    from mmdistill.cli.losses import show_losses
+    from mmdistill.cli.listing import show_losses
 
     return show_losses(as_json=as_json)
 

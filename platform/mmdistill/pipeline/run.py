@@ -15,7 +15,8 @@ from mmdistill.terms import TERMS, TermSettings
 from mmdistill.terms.base import Task
 from mmdistill.training.objectives import AlignmentLossKind
 from mmdistill.training.optimiser import OptimiserSettings
-from mmdistill.training.student import HallucinationLoss, Policy, RegressionEvidence
+from mmdistill.training.student import HallucinationLoss
+from mmdistill.training.teachers import Policy, RegressionEvidence
 
 
 class TeacherSettings(Settings):

@@ -26,7 +26,8 @@ from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Fitted, Keeper, Plan, Race, fit
 from mmdistill.training.race import RaceSettings
 from mmdistill.training.runtime import Runtime
-from mmdistill.training.student import FrozenTeachers, LiveTeacher, Rows, StudentObjective
+from mmdistill.training.student import LiveTeacher, Rows, StudentObjective
+from mmdistill.training.teachers import FrozenTeachers
 
 DEGENERATE_SHARE = 0.99
 # A discriminator that is right this often, over this many steps in a row, has nothing left to teach.
