@@ -4,13 +4,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmdistill.randomness import derive_seed
 from mmdistill.reports.arms import Declared, declared_arms
 from mmdistill.reports.budget import validation_loss
-from mmdistill.reports.evidence import Arm, Paired, Scheme, Trial, cells_by_arm, paired, scheme_of
+from mmdistill.reports.evidence import Arm, Paired, Scheme, Trial, cells_by_arm, contrasted, paired, scheme_of
 from mmdistill.reports.openings import Openings, openings_of
 
 Basis = Literal["test", "validation", "search"]
@@ -32,9 +33,20 @@ class Readings(NamedTuple):
         """Return the paired difference of two arms, ``arm`` minus ``against``."""
         nothing = Arm({}, None)
         ours, theirs = self.arms.get(arm, nothing), self.arms.get(against, nothing)
+        scheme = self.schemes[arm]
+        return paired(ours, theirs, score=self.study["score"], scheme=scheme, seed=self._resampling)
+
+    def contrast(self, arms: Sequence[str], weight_CA: npt.ArrayLike) -> list[Paired]:
+        """Return paired weighted sums of the scores of arms that share pairs, one per row of weights."""
+        nothing = Arm({}, None)
+        found = [self.arms.get(arm, nothing) for arm in arms]
+        scheme = self.schemes[arms[0]]
+        return contrasted(found, weight_CA, score=self.study["score"], scheme=scheme, seed=self._resampling)
+
+    @property
+    def _resampling(self) -> int:
         # One seed for all comparisons: they share their resamples, so A - B is exactly -(B - A).
-        seed = derive_seed(self.study["seed"], "reports")
-        return paired(ours, theirs, score=self.study["score"], scheme=self.schemes[arm], seed=seed)
+        return derive_seed(self.study["seed"], "reports")
 
     def are_apart(self, arm: str, against: str) -> bool:
         """Return whether two arms ran on other folds, so that no pair can be shared."""
