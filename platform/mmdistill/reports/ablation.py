@@ -22,7 +22,7 @@ from mmdistill.reports.claims import (
     sentence,
     too_few,
 )
-from mmdistill.reports.evidence import Arm, Scheme, Trial, mean_interval
+from mmdistill.reports.evidence import Arm, Scheme, Trial
 from mmdistill.reports.readings import Basis, Readings, readings_of
 from mmdistill.statistics import Interval
 
@@ -194,13 +194,13 @@ def _summary(
     against_base: Claim | None,
 ) -> ArmSummary:
     trials, results = readings.trials.get(arm.name, ()), readings.arms.get(arm.name, Arm({}, None))
-    scheme, first = readings.schemes[arm.name], readings.openings.first_of(arm.name)
+    first = readings.openings.first_of(arm.name)
     opening = first if first <= readings.openings.times else None
     return ArmSummary(
         name=arm.name,
         declared=arm,
-        scheme=scheme,
-        score=mean_interval(results, score=readings.study["score"], scheme=scheme),
+        scheme=readings.schemes[arm.name],
+        score=readings.score(arm.name),
         log_loss=_mean(results.runs, "log_loss"),
         calibration_error=_mean(results.runs, "ace"),
         worst_class=_mean(results.runs, "worst_class_accuracy"),

@@ -10,8 +10,18 @@ import pyarrow.compute as pc
 from mmdistill.randomness import derive_seed
 from mmdistill.reports.arms import Declared, declared_arms
 from mmdistill.reports.budget import validation_loss
-from mmdistill.reports.evidence import Arm, Paired, Scheme, Trial, cells_by_arm, paired, scheme_of
+from mmdistill.reports.evidence import (
+    Arm,
+    Paired,
+    Scheme,
+    Trial,
+    cells_by_arm,
+    mean_interval,
+    paired,
+    scheme_of,
+)
 from mmdistill.reports.openings import Openings, openings_of
+from mmdistill.statistics import Interval
 
 Basis = Literal["test", "validation", "search"]
 
@@ -35,6 +45,11 @@ class Readings(NamedTuple):
         # One seed for all comparisons: they share their resamples, so A - B is exactly -(B - A).
         seed = derive_seed(self.study["seed"], "reports")
         return paired(ours, theirs, score=self.study["score"], scheme=self.schemes[arm], seed=seed)
+
+    def score(self, arm: str) -> Interval:
+        """Return the mean score of an arm with its 95 % interval over replicates."""
+        found = self.arms.get(arm, Arm({}, None))
+        return mean_interval(found, score=self.study["score"], scheme=self.schemes[arm])
 
     def are_apart(self, arm: str, against: str) -> bool:
         """Return whether two arms ran on other folds, so that no pair can be shared."""
