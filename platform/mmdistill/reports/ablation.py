@@ -23,7 +23,7 @@ from mmdistill.reports.claims import (
     too_few,
 )
 from mmdistill.reports.contributions import Lattice, contributions
-from mmdistill.reports.evidence import Arm, Scheme, Trial, mean_interval
+from mmdistill.reports.evidence import Arm, Scheme, Trial
 from mmdistill.reports.harm import HarmSet, harm_sets
 from mmdistill.reports.readings import Basis, Readings, readings_of
 from mmdistill.statistics import Interval
@@ -113,11 +113,15 @@ def summarise(root: Path) -> Ablation:
 
 def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
     """Return the ablation of a study from its seven tables."""
-    readings = readings_of(tables)
+    return summarise_readings(readings_of(tables))
+
+
+def summarise_readings(readings: Readings) -> Ablation:
+    """Return the ablation of a study from what its tables hold for it."""
     study, openings = readings.study, readings.openings
     judged = {
         "margin": study["margin"],
-        "judged": readings.basis == "test",
+        "judged": readings.basis == "test" and not readings.is_beside,
         "compare": cache(readings.compare),
     }
     contrasts = planned_claims(_planned(readings), **judged)
@@ -136,10 +140,12 @@ def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
         stamps=tuple(_stamps(readings)),
         arms=tuple(arms),
         contrasts=tuple(contrasts),
-        sentences=tuple(sentence(claim, margin=study["margin"]) for claim in contrasts),
+        sentences=tuple(
+            sentence(claim, margin=study["margin"]) for claim in contrasts if not readings.is_beside
+        ),
         warnings=tuple(_warnings(readings, arms, contrasts)),
         lattices=contributions(readings, [*contrasts, *_shown(arms)]),
-        harm=harm_sets(readings, tables["predictions"]),
+        harm=harm_sets(readings),
     )
 
 
@@ -207,13 +213,13 @@ def _summary(
     against_base: Claim | None,
 ) -> ArmSummary:
     trials, results = readings.trials.get(arm.name, ()), readings.arms.get(arm.name, Arm({}, None))
-    scheme, first = readings.schemes[arm.name], readings.openings.first_of(arm.name)
+    first = readings.openings.first_of(arm.name)
     opening = first if first <= readings.openings.times else None
     return ArmSummary(
         name=arm.name,
         declared=arm,
-        scheme=scheme,
-        score=mean_interval(results, score=readings.study["score"], scheme=scheme),
+        scheme=readings.schemes[arm.name],
+        score=readings.score(arm.name),
         log_loss=_mean(results.runs, "log_loss"),
         calibration_error=_mean(results.runs, "ace"),
         worst_class=_mean(results.runs, "worst_class_accuracy"),
@@ -246,7 +252,12 @@ def _notes(arm: Declared, opening: int | None, trials: Sequence[Trial]) -> list[
 
 
 def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequence[Claim]) -> list[str]:
-    warnings = []
+    warnings, judged = [], readings.basis == "test" and not readings.is_beside
+    if readings.is_beside:
+        warnings.append(
+            f"{readings.study['score']} is not the score the study is about: a difference carries no verdict "
+            "and no interval over units, and no mean is marked"
+        )
     if readings.basis == "validation":
         warnings.append("validation, test not opened yet: these numbers are optimistic and carry no verdict")
     if readings.basis == "search":
@@ -254,7 +265,7 @@ def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequenc
             "best trial of each search on validation rows, nothing repeated yet: no comparison holds"
         )
     few = too_few(contrasts)
-    if few and readings.basis == "test":
+    if few and judged:
         warnings.append(few)
     warnings += [f"{arm.name} lacks the pairs {', '.join(arm.missing)}" for arm in arms if arm.missing]
     warnings += [
@@ -263,7 +274,7 @@ def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequenc
         if arm.declared.baseline and readings.are_apart(arm.name, arm.declared.baseline)
     ]
     shown = [*contrasts, *(arm.against_baseline for arm in arms if arm.against_baseline)]
-    if readings.basis == "test" and any(c.seeds.n > 1 and math.isnan(c.crossed.low) for c in shown):
+    if judged and any(c.seeds.n > 1 and math.isnan(c.crossed.low) for c in shown):
         warnings.append(
             "a difference without its seeds x units interval lacks predictions or compares other rows"
         )

@@ -196,8 +196,12 @@ def _claims(
             name, against = arms[asked_for.key] or ("+".join(asked_for.key[1:3]), "")
             remarks = readings.remarks(name, against) if against else ()
             rest.append((number, asked_for.key, Question(name, against, remarks=remarks), evidence))
-    judged = {"margin": readings.study["margin"], "judged": readings.basis == "test"}
-    fresh = exploratory_claims_of([one[2] for one in rest], [one[3] for one in rest], **judged)
+    fresh = exploratory_claims_of(
+        [question for _, _, question, _ in rest],
+        [evidence for *_, evidence in rest],
+        margin=readings.study["margin"],
+        judged=readings.basis == "test" and not readings.is_beside,
+    )
     for (number, key, _, _), claim in zip(rest, fresh, strict=True):
         found[number][key] = claim
     return found

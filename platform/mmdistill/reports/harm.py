@@ -111,14 +111,9 @@ class _Errors(NamedTuple):
     label_R: npt.NDArray[np.int64] | None
 
 
-def harm_sets(readings: Readings, predictions: pa.Table) -> tuple[HarmSet, ...]:
-    """Return the harm set of each arm with a baseline, where both kept their predictions.
-
-    Args:
-        readings: what the tables hold; it says which runs count.
-        predictions: the table.
-    """
-    errors = _errors(readings, predictions)
+def harm_sets(readings: Readings) -> tuple[HarmSet, ...]:
+    """Return the harm set of each arm with a baseline, where both kept their predictions."""
+    errors = _errors(readings.predictions, is_classification=readings.study["task"] == "classification")
     asked = [(arm.name, arm.baseline) for arm in readings.declared if arm.baseline]
     found = [
         _harm_set(errors, arm, against) for arm, against in asked if {arm, against} <= set(errors.by_arm)
@@ -126,13 +121,10 @@ def harm_sets(readings: Readings, predictions: pa.Table) -> tuple[HarmSet, ...]:
     return tuple(one for one in found if one.pairs)
 
 
-def _errors(readings: Readings, predictions: pa.Table) -> _Errors:
-    runs = [run["trial_id"] for arm in readings.arms.values() for run in arm.runs.values()]
-    kept = predictions.filter(pc.is_in(predictions["trial_id"], pa.array(runs, pa.string())))
+def _errors(kept: pa.Table, *, is_classification: bool) -> _Errors:
     (arm_N, arms), (pair_N, pairs), (row_N, rows), (unit_N, units) = (
         codes(kept[name]) for name in ("arm", "pair_id", "row", "unit")
     )
-    is_classification = readings.study["task"] == "classification"
     error_N = _error(kept, is_classification=is_classification) if len(kept) else np.zeros(0)
     error_APR = np.full((len(arms), len(pairs), len(rows)), np.nan)
     error_APR[arm_N, pair_N, row_N] = error_N

@@ -8,17 +8,35 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmdistill.errors import UnknownNameError
 from mmdistill.randomness import derive_seed
+from mmdistill.registry import unknown_name
 from mmdistill.reports.arms import Declared, declared_arms
 from mmdistill.reports.budget import validation_loss
-from mmdistill.reports.evidence import Arm, Paired, Scheme, Trial, cells_by_arm, contrasted, paired, scheme_of
+from mmdistill.reports.evidence import (
+    Arm,
+    Paired,
+    Scheme,
+    Trial,
+    cells_by_arm,
+    contrasted,
+    mean_interval,
+    paired,
+    scheme_of,
+)
 from mmdistill.reports.openings import Openings, openings_of
+from mmdistill.statistics import Interval
 
 Basis = Literal["test", "validation", "search"]
 
 
 class Readings(NamedTuple):
-    """Everything the summaries are computed from; arms that share pairs share their scheme."""
+    """Everything the summaries are computed from; arms that share pairs share their scheme.
+
+    Attributes:
+        predictions: of the runs in ``arms``.
+        is_beside: whether ``study["score"]`` is another metric than the one the study is about.
+    """
 
     study: Mapping[str, Any]
     declared: Sequence[Declared]
@@ -28,6 +46,8 @@ class Readings(NamedTuple):
     schemes: Mapping[str, Scheme]
     arms: Mapping[str, Arm]
     openings: Openings
+    predictions: pa.Table
+    is_beside: bool = False
 
     def compare(self, arm: str, against: str) -> Paired:
         """Return the paired difference of two arms, ``arm`` minus ``against``."""
@@ -47,6 +67,11 @@ class Readings(NamedTuple):
     def _resampling(self) -> int:
         # One seed for all comparisons: they share their resamples, so A - B is exactly -(B - A).
         return derive_seed(self.study["seed"], "reports")
+
+    def score(self, arm: str) -> Interval:
+        """Return the mean score of an arm with its 95 % interval over replicates."""
+        found = self.arms.get(arm, Arm({}, None))
+        return mean_interval(found, score=self.study["score"], scheme=self.schemes[arm])
 
     def are_apart(self, arm: str, against: str) -> bool:
         """Return whether two arms ran on other folds, so that no pair can be shared."""
@@ -82,9 +107,20 @@ def _frozen_mark(arm: Declared) -> str:
     return f"{arm.name} is frozen: knock-out, biased towards {arm.frozen}"
 
 
-def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
-    """Return what the tables of a study hold for its ablation, as far as it has come."""
+def readings_of(tables: Mapping[str, pa.Table], metric: str | None = None) -> Readings:
+    """Return what the tables of a study hold for its ablation, as far as it has come.
+
+    Args:
+        tables: all seven.
+        metric: what to read in place of the study's score, which it is by default.
+
+    Raises:
+        UnknownNameError: no run has that metric.
+    """
     study: dict[str, Any] = tables["studies"].to_pylist()[-1]
+    is_beside = metric not in (None, study["score"])
+    if metric is not None:
+        study = study | {"score": _known_metric(metric, tables["trials"])}
     everything = tables["trials"].drop_columns(["config_json"]).to_pylist()
     by_arm: dict[str, list[Trial]] = {}
     for trial in everything:
@@ -108,7 +144,16 @@ def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
         schemes=_schemes(groups, usable, kept, study["score"], holdouts),
         arms={name: Arm(pairs, cells.get(name)) for name, pairs in runs.items()},
         openings=openings_of(tables["test_openings"]),
+        predictions=kept,
+        is_beside=is_beside,
     )
+
+
+def _known_metric(metric: str, trials: pa.Table) -> str:
+    known = sorted(field.name for field in trials.schema.field("metrics").type)
+    if metric not in known:
+        raise UnknownNameError([unknown_name("metric", metric, "--metric", known)])
+    return metric
 
 
 def _sharing_pairs(
