@@ -58,7 +58,7 @@ def _parts(lattice: Lattice) -> Section:
         names[title],
         f"alone, minus {shortened([lattice.none])[lattice.none] if lattice.none else 'none'}",
         "verdict",
-        "in company, all minus the others",
+        "in company, all minus the rest",
         "verdict",
         "Shapley value",
         "verdict",
