@@ -107,7 +107,11 @@ def summarise(root: Path) -> Ablation:
 
 def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
     """Return the ablation of a study from its seven tables."""
-    readings = readings_of(tables)
+    return summarise_readings(readings_of(tables))
+
+
+def summarise_readings(readings: Readings) -> Ablation:
+    """Return the ablation of a study whose tables were read already."""
     study, openings = readings.study, readings.openings
     judged = {
         "margin": study["margin"],
