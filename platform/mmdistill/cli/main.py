@@ -155,14 +155,81 @@ def table(
     /,
     *,
     layout: Annotated[
-        Literal["markdown", "csv", "json"], Parameter(name="--format", help="How to print it.")
+        Literal["markdown", "latex", "html", "csv", "json"],
+        Parameter(name="--format", help="How to print it."),
     ] = "markdown",
+    rows: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", consume_multiple=True, help="Arms, e.g. student_only 'mt_pkdot*'; all."),
+    ] = (),
+    columns: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="E.g. n score minus_baseline p log_loss calibration_error worst_class budget verdict.",
+        ),
+    ] = (),
+    metric: Annotated[
+        str | None, Parameter(help="Read in place of the score, e.g. log_loss; carries no verdict.")
+    ] = None,
+    standalone: Annotated[
+        bool, Parameter(negative="", help="LaTeX with a preamble, ready to compile.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Print the verdicts and the ablation table of a study."""
-    from mmdistill.cli.reading import show_table
+    """Print the verdicts and the ablation table of a study.
 
-    return show_table(study, "json" if as_json else layout)
+    LaTeX needs the package booktabs. Bold is a mean that stands above every other one by seeds x test units,
+    underlined the second.
+    """
+    from mmdistill.cli.table import show_table
+
+    return show_table(
+        study,
+        "json" if as_json else layout,
+        rows=rows,
+        columns=columns,
+        metric=metric,
+        standalone=standalone,
+    )
+
+
+@app.command
+def importance(
+    study: Study,
+    /,
+    *,
+    arm: Annotated[str | None, Parameter(help="One arm; all that were searched by default.")] = None,
+    method: Annotated[
+        Literal["fanova", "mdi", "ped-anova"],
+        Parameter(
+            help="fanova: share of the variance of the loss over the space; mdi: use to a forest's splits; "
+            "ped-anova: what sets the best trials apart. Three questions: never mix their numbers."
+        ),
+    ] = "fanova",
+    as_json: AsJson = False,
+) -> int:
+    """Print which hyperparameters mattered in the searches of a study, on validation rows."""
+    from mmdistill.cli.importance import show_importance
+
+    return show_importance(study, arm, method, as_json=as_json)
+
+
+@app.command
+def compare(
+    studies: Annotated[Path, Parameter(help="A study, or a folder that holds studies.")],
+    /,
+    *more: Annotated[Path, Parameter(help="Further ones.")],
+    as_json: AsJson = False,
+) -> int:
+    """Print how arms rank over the data sets of several studies, and which are not told apart.
+
+    Seeds are averaged first: a data set is one replicate (Friedman's test, Nemenyi's critical difference).
+    """
+    from mmdistill.cli.comparing import show_ranks
+
+    return show_ranks([studies, *more], as_json=as_json)
 
 
 @app.command

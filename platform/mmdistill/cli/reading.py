@@ -1,18 +1,14 @@
 """Commands that read a study; they load neither torch nor Ray."""
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 from mmdistill.cli.printing import print_json, say, text_table
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
-from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
-from mmdistill.reports.render import as_csv, as_json, markdown
 from mmdistill.reports.status import ArmStatus, Status, status
 
 LONGEST_PATH = 200
@@ -73,16 +69,6 @@ def show_query(study: Path, sql: str, *, as_json: bool) -> int:
     else:
         print(text_table(found.column_names, rows))
         say(f"{len(rows)} row{'' if len(rows) == 1 else 's'}")
-    return 0
-
-
-def show_table(study: Path, layout: Literal["markdown", "csv", "json"]) -> int:
-    """Print the verdicts and the ablation table."""
-    ablation = summarise(readable(study))
-    if layout == "json":
-        print_json(json.loads(as_json(ablation)))
-    else:
-        print(markdown(ablation) if layout == "markdown" else as_csv(ablation), end="")
     return 0
 
 

@@ -111,11 +111,11 @@ def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
 
 
 def summarise_readings(readings: Readings) -> Ablation:
-    """Return the ablation of a study whose tables were read already."""
+    """Return the ablation of a study from what its tables hold for it."""
     study, openings = readings.study, readings.openings
     judged = {
         "margin": study["margin"],
-        "judged": readings.basis == "test",
+        "judged": readings.basis == "test" and not readings.is_beside,
         "compare": cache(readings.compare),
     }
     contrasts = planned_claims(_planned(readings), **judged)
@@ -134,7 +134,9 @@ def summarise_readings(readings: Readings) -> Ablation:
         stamps=tuple(_stamps(readings)),
         arms=tuple(arms),
         contrasts=tuple(contrasts),
-        sentences=tuple(sentence(claim, margin=study["margin"]) for claim in contrasts),
+        sentences=tuple(
+            sentence(claim, margin=study["margin"]) for claim in contrasts if not readings.is_beside
+        ),
         warnings=tuple(_warnings(readings, arms, contrasts)),
     )
 
@@ -237,7 +239,12 @@ def _notes(arm: Declared, opening: int | None, trials: Sequence[Trial]) -> list[
 
 
 def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequence[Claim]) -> list[str]:
-    warnings = []
+    warnings, judged = [], readings.basis == "test" and not readings.is_beside
+    if readings.is_beside:
+        warnings.append(
+            f"{readings.study['score']} is not the score the study is about: a difference carries no verdict "
+            "and no interval over units, and no mean is marked"
+        )
     if readings.basis == "validation":
         warnings.append("validation, test not opened yet: these numbers are optimistic and carry no verdict")
     if readings.basis == "search":
@@ -245,7 +252,7 @@ def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequenc
             "best trial of each search on validation rows, nothing repeated yet: no comparison holds"
         )
     few = too_few(contrasts)
-    if few and readings.basis == "test":
+    if few and judged:
         warnings.append(few)
     warnings += [f"{arm.name} lacks the pairs {', '.join(arm.missing)}" for arm in arms if arm.missing]
     warnings += [
@@ -254,7 +261,7 @@ def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequenc
         if arm.declared.baseline and readings.are_apart(arm.name, arm.declared.baseline)
     ]
     shown = [*contrasts, *(arm.against_baseline for arm in arms if arm.against_baseline)]
-    if readings.basis == "test" and any(c.seeds.n > 1 and math.isnan(c.crossed.low) for c in shown):
+    if judged and any(c.seeds.n > 1 and math.isnan(c.crossed.low) for c in shown):
         warnings.append(
             "a difference without its seeds x units interval lacks predictions or compares other rows"
         )

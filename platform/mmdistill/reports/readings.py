@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmdistill.errors import UnknownNameError
 from mmdistill.randomness import derive_seed
+from mmdistill.registry import unknown_name
 from mmdistill.reports.arms import Declared, declared_arms
 from mmdistill.reports.budget import validation_loss
 from mmdistill.reports.evidence import (
@@ -27,7 +29,11 @@ Basis = Literal["test", "validation", "search"]
 
 
 class Readings(NamedTuple):
-    """Everything the summaries are computed from; arms that share pairs share their scheme."""
+    """Everything the summaries are computed from; arms that share pairs share their scheme.
+
+    Attributes:
+        is_beside: whether ``study["score"]`` is another metric than the one the study is about.
+    """
 
     study: Mapping[str, Any]
     declared: Sequence[Declared]
@@ -37,6 +43,7 @@ class Readings(NamedTuple):
     schemes: Mapping[str, Scheme]
     arms: Mapping[str, Arm]
     openings: Openings
+    is_beside: bool = False
 
     def compare(self, arm: str, against: str) -> Paired:
         """Return the paired difference of two arms, ``arm`` minus ``against``."""
@@ -85,9 +92,20 @@ def _frozen_mark(arm: Declared) -> str:
     return f"{arm.name} is frozen: knock-out, biased towards {arm.frozen}"
 
 
-def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
-    """Return what the tables of a study hold for its ablation, as far as it has come."""
+def readings_of(tables: Mapping[str, pa.Table], metric: str | None = None) -> Readings:
+    """Return what the tables of a study hold for its ablation, as far as it has come.
+
+    Args:
+        tables: all seven.
+        metric: what to read in place of the study's score, which it is by default.
+
+    Raises:
+        UnknownNameError: no run has that metric.
+    """
     study: dict[str, Any] = tables["studies"].to_pylist()[-1]
+    is_beside = metric not in (None, study["score"])
+    if metric is not None:
+        study = study | {"score": _known_metric(metric, tables["trials"])}
     everything = tables["trials"].drop_columns(["config_json"]).to_pylist()
     by_arm: dict[str, list[Trial]] = {}
     for trial in everything:
@@ -111,7 +129,15 @@ def readings_of(tables: Mapping[str, pa.Table]) -> Readings:
         schemes=_schemes(groups, usable, kept, study["score"], holdouts),
         arms={name: Arm(pairs, cells.get(name)) for name, pairs in runs.items()},
         openings=openings_of(tables["test_openings"]),
+        is_beside=is_beside,
     )
+
+
+def _known_metric(metric: str, trials: pa.Table) -> str:
+    known = sorted(field.name for field in trials.schema.field("metrics").type)
+    if metric not in known:
+        raise UnknownNameError([unknown_name("metric", metric, "--metric", known)])
+    return metric
 
 
 def _sharing_pairs(

@@ -9,18 +9,32 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
+from mmdistill.reports.cells import NOTHING, Section, difference, judged, number
 from mmdistill.reports.claims import Claim
-from mmdistill.reports.evidence import Scheme
-from mmdistill.statistics import Interval
+from mmdistill.reports.columns import (
+    COLUMNS,
+    LEFT,
+    baseline_name,
+    baselines,
+    brackets,
+    schemes,
+    shortened,
+    usual,
+)
 
 WIDTH = 200
-_NOTHING = "-"
 # What a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def markdown(ablation: Ablation) -> str:
-    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide."""
+def markdown(ablation: Ablation, *, sections: Sequence[Section] = (), notes: Sequence[str] = ()) -> str:
+    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide.
+
+    Args:
+        ablation: of the study.
+        sections: further tables.
+        notes: further footnotes, without full stops.
+    """
     parts = [
         f"# {ablation.study}: {ablation.score_name} on {ablation.dataset} ({_basis(ablation)})",
         "\n".join(_item(line) for line in ablation.sentences),
@@ -28,7 +42,8 @@ def markdown(ablation: Ablation) -> str:
         _results(ablation),
         _changes(ablation),
         _budgets(ablation),
-        "\n".join(_item(f"{line}.") for line in _footnotes(ablation)),
+        *(_table(one.header, one.lines, left=set(one.left)) for one in sections),
+        "\n".join(_item(f"{line}.") for line in (*footnotes(ablation), *notes)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -42,93 +57,15 @@ def _basis(ablation: Ablation) -> str:
 
 
 def _results(ablation: Ablation) -> str:
-    header = [
-        "arm",
-        "n",
-        ablation.score_name,
-        f"minus {_baseline(ablation)} {_brackets(ablation)}",
-        f"minus {ablation.reference}" if ablation.reference else "",
-        "log-loss",
-        "cal. err",
-        "worst class",
-        "trials/dims/CPU-s",
-        "verdict",
-    ]
-    names = _shortened([arm.name for arm in ablation.arms])
-    lines = [[names[arm.name], *_cells(arm, ablation)] for arm in ablation.arms]
-    if not ablation.reference:
-        header, *lines = [[*line[:4], *line[5:]] for line in (header, *lines)]
-    return _table(header, lines, left={0, len(header) - 1})
+    return grid(ablation, ablation.arms, usual(ablation))
 
 
-def _baseline(ablation: Ablation) -> str:
-    return "baseline" if len(_baselines(ablation)) > 1 else _shortened([ablation.baseline])[ablation.baseline]
-
-
-def _baselines(ablation: Ablation) -> dict[str, list[str]]:
-    """Return the arms compared with each baseline."""
-    found: dict[str, list[str]] = {}
-    for arm in ablation.arms:
-        if arm.declared.baseline:
-            found.setdefault(arm.declared.baseline, []).append(arm.name)
-    return found
-
-
-def _schemes(ablation: Ablation) -> list[Scheme]:
-    return list(dict.fromkeys([ablation.scheme, *(arm.scheme for arm in ablation.arms)]))
-
-
-def _brackets(ablation: Ablation) -> str:
-    kinds, units = ({getattr(s, key) for s in _schemes(ablation)} for key in ("replicate", "unit"))
-    kind = ablation.scheme.replicate if len(kinds) == 1 else "replicates"
-    return f"[{kind}] [x {ablation.scheme.unit if len(units) == 1 else 'units'}]"
-
-
-def _cells(arm: ArmSummary, ablation: Ablation) -> list[str]:
-    budget, several = arm.budget, len({scheme.replicate for scheme in _schemes(ablation)}) > 1
-    return [
-        f"{arm.score.n} {arm.scheme.replicate}" if several else str(arm.score.n),
-        _score(arm.score),
-        _difference(arm.against_baseline, crossed=True),
-        _difference(arm.against_reference, crossed=False),
-        _number(arm.log_loss),
-        _number(arm.calibration_error),
-        _number(arm.worst_class),
-        f"{budget.trials}/{budget.dimensions}/{budget.cpu_s:.0f}",
-        "baseline" if arm.name == ablation.baseline else _verdict(arm),
-    ]
-
-
-def _score(score: Interval) -> str:
-    half = "" if math.isnan(score.low) else f" ± {score.high - score.mean:.3f}"
-    return _number(score.mean) + half
-
-
-def _number(value: float | None) -> str:
-    return _NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
-def _difference(claim: Claim | None, *, crossed: bool) -> str:
-    if claim is None or not claim.seeds.n:
-        return _NOTHING
-    intervals = [claim.seeds, claim.crossed] if crossed else [claim.seeds]
-    return " ".join([f"{claim.seeds.mean:+z.3f}", *map(_ends, intervals)])
-
-
-def _ends(interval: Interval) -> str:
-    return f"[{_NOTHING}]" if math.isnan(interval.low) else f"[{interval.low:z.3f}, {interval.high:z.3f}]"
-
-
-def _verdict(arm: ArmSummary) -> str:
-    # A frozen arm is read beside its re-tuned one, among the changes; it is no headline.
-    return "frozen" if arm.declared.frozen else _judged(arm.against_baseline)
-
-
-def _judged(claim: Claim | None) -> str:
-    if claim is None or claim.verdict is None:
-        return _NOTHING
-    mark = f" ^{claim.after_opening}" if claim.after_opening else ""
-    return claim.verdict + (mark if claim.question else " *")
+def grid(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str]) -> str:
+    """Return some columns of some arms as an aligned Markdown table."""
+    header = ["arm", *(COLUMNS[name].title(ablation) for name in columns)]
+    names = shortened([arm.name for arm in arms])
+    lines = [[names[arm.name], *(COLUMNS[c].cell(arm, ablation).text for c in columns)] for arm in arms]
+    return _table(header, lines, left={0, *(i + 1 for i, name in enumerate(columns) if name in LEFT)})
 
 
 def _changes(ablation: Ablation) -> str:
@@ -140,11 +77,11 @@ def _changes(ablation: Ablation) -> str:
             readings[arm.declared.frozen is not None] = arm
     if not changed:
         return ""
-    header = ["change", "of", "n", f"re-tuned minus base {_brackets(ablation)}", "verdict"]
+    header = ["change", "of", "n", f"re-tuned minus base {brackets(ablation)}", "verdict"]
     has_frozen = any(True in found for found in changed.values())
     header += ["frozen minus base", "frozen verdict"] if has_frozen else []
     rows = [_change(found)[: len(header)] for found in changed.values()]
-    changes, bases = _shortened([row[0] for row in rows], 40), _shortened([row[1] for row in rows])
+    changes, bases = shortened([row[0] for row in rows], 40), shortened([row[1] for row in rows])
     lines = [[changes[change], bases[base], *row] for change, base, *row in rows]
     return _table(header, lines, left={0, 1, 4, len(header) - 1})
 
@@ -155,12 +92,12 @@ def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
     arm = next(iter(found.values()))
     return [
         arm.declared.change or arm.name,
-        arm.declared.base or _NOTHING,
-        str(tuned.seeds.n) if tuned else _NOTHING,
-        _difference(tuned, crossed=True),
-        _judged(tuned),
-        _difference(frozen, crossed=False),
-        _judged(frozen),
+        arm.declared.base or NOTHING,
+        str(tuned.seeds.n) if tuned else NOTHING,
+        difference(tuned, crossed=True).text,
+        judged(tuned),
+        difference(frozen, crossed=False).text,
+        judged(frozen),
     ]
 
 
@@ -168,15 +105,15 @@ def _budgets(ablation: Ablation) -> str:
     points = sorted({n for arm in ablation.arms for n, _ in arm.budget.best_of})
     header = ["search", *(f"best of {n}" for n in points), "improving at the end"]
     header += ["pruned", "diverged", "failed", "notes"]
-    names = _shortened([arm.name for arm in ablation.arms])
+    names = shortened([arm.name for arm in ablation.arms])
     lines = []
     for arm in ablation.arms:
         best = dict(arm.budget.best_of)
         budget = arm.budget
-        improving = {None: _NOTHING, True: "yes", False: "no"}[budget.still_improving]
+        improving = {None: NOTHING, True: "yes", False: "no"}[budget.still_improving]
         counts = [str(budget.pruned), str(budget.diverged), str(budget.failed)]
-        losses = [_number(best.get(n)) for n in points]
-        lines.append([names[arm.name], *losses, improving, *counts, "; ".join(arm.notes) or _NOTHING])
+        losses = [number(best.get(n)).text for n in points]
+        lines.append([names[arm.name], *losses, improving, *counts, "; ".join(arm.notes) or NOTHING])
     return _table(header, lines, left={0, len(header) - 1})
 
 
@@ -192,15 +129,16 @@ _TUNING = {
 }
 
 
-def _footnotes(ablation: Ablation) -> list[str]:
-    schemes = _schemes(ablation)
-    kinds = dict.fromkeys(scheme.replicate for scheme in schemes)
-    units = " or ".join(dict.fromkeys(scheme.unit for scheme in schemes))
+def footnotes(ablation: Ablation) -> list[str]:
+    """Return how to read the table of a study, one sentence each."""
+    found = schemes(ablation)
+    kinds = dict.fromkeys(scheme.replicate for scheme in found)
+    units = " or ".join(dict.fromkeys(scheme.unit for scheme in found))
     lines = [
         f"n counts {' or '.join(kinds)}; ± and [ ] are 95 % intervals: "
         f"{'; or '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at "
         "once (crossed bootstrap)",
-        f"Verdict against {_baseline(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
+        f"Verdict against {baseline_name(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
         "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
         "is < .05",
         *_baseline_notes(ablation),
@@ -222,6 +160,24 @@ def _footnotes(ablation: Ablation) -> list[str]:
     return [*lines, f"The test split was opened {ablation.openings} time(s)"]
 
 
+def budget_note(ablation: Ablation) -> str:
+    """Return what the arms were given, in one sentence."""
+    budgets = [arm.budget for arm in ablation.arms if not arm.declared.frozen]
+    if not budgets:
+        return "No arm has a search of its own"
+    parts = [
+        _span([b.trials for b in budgets], "search trials"),
+        _span([b.dimensions for b in budgets], "searched settings"),
+        _span([round(b.cpu_s) for b in budgets], "CPU-s"),
+    ]
+    return f"Budget per arm: {', '.join(parts)}"
+
+
+def _span(counts: Sequence[int], unit: str) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
 def _tuning_notes(ablation: Ablation, kinds: Collection[str]) -> list[str]:
     """Return where winners were searched, unless there is but one fold."""
     arms: dict[str, list[str]] = {}
@@ -236,7 +192,7 @@ def _tuning_notes(ablation: Ablation, kinds: Collection[str]) -> list[str]:
 
 
 def _baseline_notes(ablation: Ablation) -> list[str]:
-    compared = _baselines(ablation)
+    compared = baselines(ablation)
     if len(compared) < 2:
         return []
     parts = [f"{', '.join(arms)} with {name}" for name, arms in compared.items()]
@@ -265,24 +221,31 @@ def _padded(text: str, width: int, *, left: bool) -> str:
     return cut.ljust(width) if left else cut.rjust(width)
 
 
-def _shortened(names: Sequence[str], limit: int = 30) -> dict[str, str]:
-    """Return the long ones of some names without their middle; all whole if two would look the same."""
-    short = {name: name if len(name) <= limit else _without_middle(name, limit) for name in names}
-    return short if len(set(short.values())) == len(short) else {name: name for name in names}
+def as_csv(
+    ablation: Ablation, arms: Sequence[ArmSummary] | None = None, columns: Sequence[str] | None = None
+) -> str:
+    """Return one line per arm with full precision; text that a spreadsheet would run gets a leading quote.
 
-
-def _without_middle(name: str, limit: int) -> str:
-    return f"{name[: limit // 2 - 1]}…{name[-(limit - limit // 2) :]}"
-
-
-def as_csv(ablation: Ablation) -> str:
-    """Return one line per arm with full precision; text that a spreadsheet would run gets a leading quote."""
-    lines = [_csv_line(arm, ablation) for arm in ablation.arms]
+    Args:
+        ablation: the summary.
+        arms: by default all.
+        columns: names in ``COLUMNS``; by default every value there is.
+    """
+    lines = [exact(arm, ablation, columns) for arm in (ablation.arms if arms is None else arms)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["arm"], lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _safe(value) for key, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def exact(arm: ArmSummary, ablation: Ablation, columns: Sequence[str] | None = None) -> dict[str, object]:
+    """Return the values of an arm with full precision, those behind some columns or all of them."""
+    line = _csv_line(arm, ablation)
+    if columns is None:
+        return line
+    keys = [key.format(score=ablation.score_name) for name in columns for key in COLUMNS[name].keys]
+    return {key: line[key] for key in dict.fromkeys(["arm", *keys])}
 
 
 def _safe(value: object) -> object:

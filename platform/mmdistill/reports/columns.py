@@ -1,0 +1,164 @@
+"""The columns a table may have: a title, a cell per arm, and the exact values behind it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from mmdistill.reports.ablation import Ablation, ArmSummary
+from mmdistill.reports.cells import NOTHING, Cell, difference, number, score, verdict
+from mmdistill.reports.evidence import Scheme
+
+CellOf = Callable[[ArmSummary, Ablation], Cell]
+
+
+class Column(NamedTuple):
+    """A column.
+
+    Attributes:
+        title: of the study's table.
+        cell: of an arm.
+        keys: the columns of the CSV with the exact values; ``{score}`` stands for the score's name.
+    """
+
+    title: Callable[[Ablation], str]
+    cell: CellOf
+    keys: tuple[str, ...]
+
+
+def schemes(ablation: Ablation) -> list[Scheme]:
+    """Return what counts as one replicate in any arm, the baseline's first."""
+    return list(dict.fromkeys([ablation.scheme, *(arm.scheme for arm in ablation.arms)]))
+
+
+def baselines(ablation: Ablation) -> dict[str, list[str]]:
+    """Return the arms compared with each baseline."""
+    found: dict[str, list[str]] = {}
+    for arm in ablation.arms:
+        if arm.declared.baseline:
+            found.setdefault(arm.declared.baseline, []).append(arm.name)
+    return found
+
+
+def baseline_name(ablation: Ablation) -> str:
+    """Return the baseline, in one word where arms have several."""
+    return "baseline" if len(baselines(ablation)) > 1 else shortened([ablation.baseline])[ablation.baseline]
+
+
+def brackets(ablation: Ablation) -> str:
+    """Return what the intervals of a difference are over."""
+    kinds, units = ({getattr(s, key) for s in schemes(ablation)} for key in ("replicate", "unit"))
+    kind = ablation.scheme.replicate if len(kinds) == 1 else "replicates"
+    return f"[{kind}] [x {ablation.scheme.unit if len(units) == 1 else 'units'}]"
+
+
+def shortened(names: Sequence[str], limit: int = 30) -> dict[str, str]:
+    """Return the long ones of some names without their middle; all whole if two would look the same."""
+    short = {name: name if len(name) <= limit else _without_middle(name, limit) for name in names}
+    return short if len(set(short.values())) == len(short) else {name: name for name in names}
+
+
+def _without_middle(name: str, limit: int) -> str:
+    return f"{name[: limit // 2 - 1]}…{name[-(limit - limit // 2) :]}"
+
+
+def _n(arm: ArmSummary, ablation: Ablation) -> Cell:
+    several = len({scheme.replicate for scheme in schemes(ablation)}) > 1
+    return Cell(f"{arm.score.n} {arm.scheme.replicate}" if several else str(arm.score.n))
+
+
+def _budget(arm: ArmSummary, _: Ablation) -> Cell:
+    budget = arm.budget
+    return Cell(f"{budget.trials}/{budget.dimensions}/{budget.cpu_s:.0f}")
+
+
+def _p(arm: ArmSummary, _: Ablation) -> Cell:
+    claim = arm.against_baseline
+    if claim is None or claim.verdict is None:
+        return Cell(NOTHING)
+    return Cell(f"{claim.adjusted_p:.2g}", is_number="e" not in f"{claim.adjusted_p:.2g}")
+
+
+def _titled(title: str) -> Callable[[Ablation], str]:
+    return lambda _: title
+
+
+def _text(value: object) -> Cell:
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    return Cell(NOTHING if value in (None, "") else str(value))
+
+
+def _words(title: str, value: Callable[[ArmSummary], object], *keys: str) -> Column:
+    return Column(_titled(title), lambda arm, _: _text(value(arm)), keys)
+
+
+def _metric(title: str, field: str) -> Column:
+    return Column(_titled(title), lambda arm, _: number(getattr(arm, field)), (field,))
+
+
+def _minus(field: str, title: Callable[[Ablation], str], *, crossed: bool) -> Column:
+    kinds = ("seeds", "crossed")
+    ends = [f"minus_{field}_{kind}_{end}" for kind in kinds for end in ("low", "high")]
+    return Column(
+        title,
+        partial(_difference_to, field=field, crossed=crossed),
+        (*([field] if field != "reference" else []), f"minus_{field}", *ends),
+    )
+
+
+def _difference_to(arm: ArmSummary, _: Ablation, *, field: str, crossed: bool) -> Cell:
+    return difference(getattr(arm, f"against_{field}"), crossed=crossed)
+
+
+COLUMNS: dict[str, Column] = {
+    "n": Column(_titled("n"), _n, ("replicate", "n")),
+    "score": Column(
+        lambda ablation: ablation.score_name,
+        lambda arm, _: score(arm.score),
+        ("{score}", "{score}_low", "{score}_high"),
+    ),
+    "minus_baseline": _minus(
+        "baseline",
+        lambda ablation: f"minus {baseline_name(ablation)} {brackets(ablation)}",
+        crossed=True,
+    ),
+    "minus_reference": _minus("reference", lambda a: f"minus {a.reference or 'reference'}", crossed=False),
+    "minus_base": _minus("base", lambda a: f"minus base {brackets(a)}", crossed=True),
+    "p": Column(_titled("adjusted p"), _p, ("minus_baseline_p", "minus_baseline_adjusted_p")),
+    "log_loss": _metric("log-loss", "log_loss"),
+    "calibration_error": _metric("cal. err", "calibration_error"),
+    "worst_class": _metric("worst class", "worst_class"),
+    "budget": Column(_titled("trials/dims/CPU-s"), _budget, ("trials", "dimensions", "cpu_s")),
+    "trials": _words("trials", lambda arm: arm.budget.trials, "trials"),
+    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions"),
+    "cpu_s": _words("CPU-s", lambda arm: f"{arm.budget.cpu_s:.0f}", "cpu_s"),
+    "pruned": _words("pruned", lambda arm: arm.budget.pruned, "pruned"),
+    "diverged": _words("diverged", lambda arm: arm.budget.diverged, "diverged"),
+    "failed": _words("failed", lambda arm: arm.budget.failed, "failed"),
+    "still_improving": _words("improving", lambda arm: arm.budget.still_improving, "still_improving"),
+    "recipe": _words("recipe", lambda arm: arm.declared.recipe, "recipe"),
+    "base": _words("of", lambda arm: arm.declared.base, "base"),
+    "change": _words("change", lambda arm: arm.declared.change, "change"),
+    "frozen": _words("settings of", lambda arm: arm.declared.frozen, "frozen"),
+    "folds": _words("folds", lambda arm: arm.declared.folds, "folds"),
+    "tuning": _words("tuning", lambda arm: arm.declared.tuning, "tuning"),
+    "opening": _words("opening", lambda arm: arm.opening, "opening"),
+    "missing": _words("missing pairs", lambda arm: "; ".join(arm.missing), "missing"),
+    "notes": _words("notes", lambda arm: "; ".join(arm.notes), "notes"),
+    "verdict": Column(
+        _titled("verdict"),
+        lambda arm, ablation: Cell(verdict(arm, ablation.baseline)),
+        ("verdict", "planned"),
+    ),
+}
+"""By the name that ``--columns`` knows; the arm's name always stands first."""
+
+LEFT = {"recipe", "base", "change", "frozen", "folds", "tuning", "missing", "notes", "verdict"}
+"""Columns of text, set flush left."""
+
+
+def usual(ablation: Ablation) -> list[str]:
+    """Return the columns of the table that nobody chose columns for."""
+    names = ["n", "score", "minus_baseline", "minus_reference", "log_loss"]
+    names += ["calibration_error", "worst_class", "budget", "verdict"]
+    return [name for name in names if name != "minus_reference" or ablation.reference]
