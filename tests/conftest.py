@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 # Before xdist, which reads the groups.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, for its fixtures, and all of Ray in one; Ray first, it waits most."""
+    """Keep a file's tests in one process, for its fixtures, and all of Ray's; Ray first, as it waits most."""
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
