@@ -113,7 +113,7 @@ def mean_interval(arm: Arm, *, score: str, scheme: Scheme) -> Interval:
     if scheme.replicate == "subjects":
         values = _averaged(_by_subject(arm, sorted(arm.runs), score))
     else:
-        values = _replicates({pair: run["metrics"][score] for pair, run in arm.runs.items()}, arm, scheme)
+        values = per_replicate({pair: run["metrics"][score] for pair, run in arm.runs.items()}, arm, scheme)
     return t_interval(values, test_share=scheme.test_share)
 
 
@@ -149,7 +149,7 @@ def contrasted(
     else:
         value_AP = np.array([[arm.runs[pair]["metrics"][score] for pair in pairs] for arm in arms])
         values_CN = [
-            _replicates(dict(zip(pairs, sum_P, strict=True)), arms[0], scheme)
+            per_replicate(dict(zip(pairs, sum_P, strict=True)), arms[0], scheme)
             for sum_P in weights_CA @ value_AP
         ]
         drawn_C = _crossed(arms, weights_CA, pairs, score, seed)
@@ -168,8 +168,14 @@ def _paired(
     return Paired(wide, crossed, narrow, crossed_90, p, missing, scheme)
 
 
-def _replicates(values: Mapping[str, float], arm: Arm, scheme: Scheme) -> Array:
-    """Return one value per seed or per fold from one value per pair."""
+def per_replicate(values: Mapping[str, float], arm: Arm, scheme: Scheme) -> Array:
+    """Return one value per seed, or per fold where there are several, from one value per pair.
+
+    Args:
+        values: one number per pair; each pair is among the runs of ``arm``.
+        arm: tells the fold of a pair.
+        scheme: that of the arm.
+    """
     if scheme.replicate == "seeds":
         return np.array(list(values.values()))
     by_fold: dict[int, list[float]] = {}
