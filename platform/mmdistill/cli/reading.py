@@ -11,7 +11,6 @@ from mmdistill.errors import InputError, Problem
 from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise
-from mmdistill.reports.query import query
 from mmdistill.reports.render import as_csv, as_json, markdown
 from mmdistill.reports.status import ArmStatus, Status, status
 
@@ -61,19 +60,6 @@ def _counts(arm: ArmStatus, phase: str) -> str:
     counts = dict(arm.counts.get(phase, {}))
     complete = counts.pop("complete", 0)
     return ", ".join([str(complete), *(f"{number} {state}" for state, number in sorted(counts.items()))])
-
-
-def show_query(study: Path, sql: str, *, as_json: bool) -> int:
-    """Print the rows of one SELECT."""
-    found = query(readable(study), sql)
-    columns = [column.to_pylist() for column in found.columns]
-    rows = list(zip(*columns, strict=True))
-    if as_json:
-        print_json([dict(zip(found.column_names, row, strict=True)) for row in rows])
-    else:
-        print(text_table(found.column_names, rows))
-        say(f"{len(rows)} row{'' if len(rows) == 1 else 's'}")
-    return 0
 
 
 def show_table(study: Path, layout: Literal["markdown", "csv", "json"]) -> int:
