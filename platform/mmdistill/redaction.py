@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 HIDDEN = "***"
-# The last word of a name says what it holds: `api_key`, `HF_TOKEN`, `aws.secretAccessKey`, but not `keyboard`.
+# The last word of a name says what it holds: `api_key`, `HF_TOKEN`, `secretAccessKey`, but not `keyboard`.
 _LAST_WORD = (
     r"(?:tokens?|secrets?|keys?|api_?keys?|passwords?|passwd|passphrase|pwd|auth|authorization|credentials?)"
 )
@@ -17,7 +17,10 @@ _SECRET_NAME = re.compile(
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 # Without a backslash, so that a text inside JSON stays JSON.
 _VALUE = r"""(?:"[^"\\\n]*"|'[^'\\\n]*'|(?:(?:bearer|basic)\s+)?[^\s"',;&)}\]\\]+)"""
-_STRONG = r"[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|pwd|credential|api[_-]?key|access[_-]?key|authorization)s?"
+_STRONG = (
+    r"[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|pwd|credential|api[_-]?key|access[_-]?key"
+    r"|authorization)s?"
+)
 # What gives a value to such a name: `--token VALUE`; `key=VALUE`; `token: VALUE`, by an unmistakable name.
 _GIVEN = tuple(
     re.compile(f"({before})({_VALUE})", re.IGNORECASE)
@@ -53,7 +56,7 @@ _SHORTEST = 8
 
 @cache
 def is_secret(name: str) -> bool:
-    """Return whether what goes by this name is a secret: its last word is token, key, password or the like."""
+    """Return whether what goes by this name is a secret: it ends with token, key, password or the like."""
     return _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
 
 

@@ -80,17 +80,15 @@ def _json(table: pa.Table) -> bytes:
 
 def _csv(table: pa.Table) -> bytes:
     """Return CSV as RFC 4180 has it; what is nested is JSON in its cell."""
-    columns = [
-        pa.array(
-            [None if value is None else json.dumps(plain(value)) for value in column.to_pylist()], pa.string()
-        )
-        if pa.types.is_nested(column.type)
-        else column
-        for column in table.columns
-    ]
+    columns = [_flat(column) if pa.types.is_nested(column.type) else column for column in table.columns]
     sink = io.BytesIO()
     pyarrow.csv.write_csv(pa.Table.from_arrays(columns, names=table.column_names), sink)
     return sink.getvalue()
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    cells = [None if value is None else json.dumps(plain(value)) for value in column.to_pylist()]
+    return pa.array(cells, pa.string())
 
 
 def _arrow(table: pa.Table) -> bytes:

@@ -193,16 +193,16 @@ class StudyRow(Row):
     git_dirty: Annotated[bool | None, "whether the code differed from its commit"] = None
     constraints_hash: Annotated[str | None, "digest of the pinned versions"] = None
     versions_json: Annotated[
-        str | None, "versions of the libraries that decide results, by name; null before schema version 2"
+        str | None, "versions of the libraries that decide results, by name; null before version 2"
     ] = None
     hardware_json: Annotated[
         str | None,
-        "machine of the first start: cpu (model), cores, memory_bytes, gpus (models); null before schema version 2",
+        "machine of the first start: cpu (model), cores, memory_bytes, gpus (models); null before version 2",
     ] = None
     environment_json: Annotated[
         str | None,
-        "environment variables that decide threads, devices and places, by name; secrets are ***; null before "
-        "schema version 2",
+        "environment variables that decide threads, devices and places, by name; secrets are ***; null "
+        "before version 2",
     ] = None
     data_fingerprint: Annotated[str, "digest of the data set's content"]
     command: Annotated[str, "command line of the first start"]
@@ -240,13 +240,13 @@ def schema_text() -> str:
     head = [
         f"# The tables of a study, schema version {SCHEMA_VERSION}",
         "",
-        "`mmdistill schema` prints this, and `mmdistill schema > dashboards/SCHEMA.md` writes it anew. Each file",
-        "`compact/TABLE.parquet` says the same in its metadata: `mmdistill.meaning` and `mmdistill.schema_version` of",
-        "the table, `meaning` of a column. In `mmdistill query` every table begins with one more column, `study`: the",
-        "name of the study's folder, below the folder that was asked about.",
+        "`mmdistill schema` prints this; `mmdistill schema > dashboards/SCHEMA.md` writes it anew. The files",
+        "`compact/TABLE.parquet` say the same in their metadata: `mmdistill.meaning` and",
+        "`mmdistill.schema_version` of the table, `meaning` of a column. In `mmdistill query` every table begins",
+        "with one more column, `study`: the study's folder, below the folder that was asked about.",
         "",
-        "Null means not measured, NaN is a value. Every column is nullable in the files; one with `or null` may be",
-        "null in a finished study. A column marked * may differ between two runs of one study.",
+        "Null means not measured, NaN is a value. Every column is nullable in the files; one with `or null` may",
+        "be null in a whole record. A column marked * may differ between two runs of one study.",
     ]
     return "\n".join([*head, *(line for kind in TABLES.values() for line in _table_lines(kind))]) + "\n"
 
@@ -256,7 +256,7 @@ def _table_lines(kind: type[Row]) -> list[str]:
         f"- `{one.name}`{'*' * (one.name in kind.varying)} ({_type(one)}): {one.meaning}"
         for one in columns(kind)
     ]
-    return ["", f"## {kind.table}", "", f"{meaning(kind)} Sorted by {', '.join(kind.order)}.", "", *lines]
+    return ["", f"## {kind.table}", "", meaning(kind), f"Sorted by {', '.join(kind.order)}.", "", *lines]
 
 
 def _type(column: Column) -> str:

@@ -20,7 +20,7 @@ from mmdistill.records.rows import TABLES
 from mmdistill.reports.sources import quoted
 
 RESULT_LIMIT_BYTES = 1 << 30
-# In this order: nothing can be set after the lock. A UTC timestamp is printed as such, wherever the reader is.
+# Set before the lock: nothing can be set after it. A UTC timestamp is printed as such, wherever one reads.
 _LOCK = (
     "SET TimeZone = 'UTC'",
     "SET errors_as_json = true",
@@ -142,7 +142,7 @@ def _bounded(reader: pa.RecordBatchReader) -> pa.Table:
 
 
 def explained(connection: duckdb.DuckDBPyConnection, error: Exception, sql: str) -> QueryError:
-    """Return DuckDB's first line in our form, with its place in the SQL and what the writer may have meant."""
+    """Return DuckDB's first line in our form, its place in the SQL and what may have been meant."""
     told = _told(error)
     if "location" not in told and isinstance(error, duckdb.Error):
         # Only a statement that is executed tells the place; EXPLAIN executes nothing.

@@ -91,7 +91,9 @@ class Results:
         return tuple(study_folders(self.path))
 
     def sql(self, query_text: str, *, time_limit_s: float = TIME_LIMIT_S) -> Answer:
-        """Return the rows of one SELECT, or of ``@name``, a named query; `mmdistill schema` lists the columns.
+        """Return the rows of one SELECT, or of ``@name``, a named query.
+
+        `mmdistill schema` lists the columns.
 
         Args:
             query_text: the SELECT; every table has the column ``study``.

@@ -130,7 +130,7 @@ def _gpus() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables that decide threads, devices and places, sorted; secrets are ``***``."""
+    """Return the environment variables that decide threads, devices and places; secrets are ``***``."""
     return {
         name: HIDDEN if is_secret(name) else redacted(value)
         for name, value in sorted(os.environ.items())
