@@ -290,6 +290,43 @@ def rerun(
 
 
 @app.command
+def importance(
+    study: Study,
+    /,
+    *,
+    arm: Annotated[str | None, Parameter(help="One arm; all that were searched by default.")] = None,
+    method: Annotated[
+        Literal["fanova", "mdi", "ped-anova"],
+        Parameter(
+            help="fanova: share of the variance of the loss over the space; mdi: use to a forest's splits; "
+            "ped-anova: what sets the best trials apart. Three questions: never mix their numbers."
+        ),
+    ] = "fanova",
+    as_json: AsJson = False,
+) -> int:
+    """Print which hyperparameters mattered in the searches of a study, on validation rows."""
+    from mmdistill.cli.importance import show_importance
+
+    return show_importance(study, arm, method, as_json=as_json)
+
+
+@app.command
+def compare(
+    studies: Annotated[Path, Parameter(help="A study, or a folder that holds studies.")],
+    /,
+    *more: Annotated[Path, Parameter(help="Further ones.")],
+    as_json: AsJson = False,
+) -> int:
+    """Print how arms rank over the data sets of several studies, and which are not told apart.
+
+    Seeds are averaged first: a data set is one replicate (Friedman's test, Nemenyi's critical difference).
+    """
+    from mmdistill.cli.comparing import show_ranks
+
+    return show_ranks([studies, *more], as_json=as_json)
+
+
+@app.command
 def verify(
     study: Study,
     /,
