@@ -231,6 +231,15 @@ def figure(
         tuple[str, ...],
         Parameter(negative="", consume_multiple=True, help="For the kind curves, e.g. term/transport."),
     ] = (),
+    beside: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            name="--with",
+            negative="",
+            consume_multiple=True,
+            help="For the kind ranks: further studies, or folders that hold some.",
+        ),
+    ] = (),
     as_json: AsJson = False,
 ) -> int:
     """Draw a study for a paper, as PDF with embedded fonts and as PNG; print the files.
@@ -239,7 +248,7 @@ def figure(
     """
     from mmdistill.cli.figure import show_figures
 
-    return show_figures(study, kinds, output=output, rows=rows, curves=curve, as_json=as_json)
+    return show_figures(study, kinds, output=output, rows=rows, curves=curve, beside=beside, as_json=as_json)
 
 
 @app.command
