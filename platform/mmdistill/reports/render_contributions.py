@@ -11,6 +11,8 @@ from mmdistill.reports.harm import HarmSet, Slice
 from mmdistill.reports.prices import Measure, Price, PriceList
 from mmdistill.statistics import Verdict
 
+# Three differences with their verdicts leave so much of a line.
+_WIDEST_NAME, _WIDEST_REASON = 19, 40
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
 _MEASURES: dict[Measure, str] = {
     "shapley": "Shapley value",
@@ -18,8 +20,8 @@ _MEASURES: dict[Measure, str] = {
     "add_one": "alone",
 }
 _TOGETHER: dict[Verdict | None, str] = {
-    "helps": "complete each other",
-    "harms": "replace each other",
+    "helps": "more together",
+    "harms": "less together",
     "equivalent": "independent",
 }
 _AVERAGED = {"all": "in every company", "alone": "without the others", "in company": "beside all others"}
@@ -50,17 +52,19 @@ def contribution_sections(ablation: Ablation) -> list[Section]:
 def _parts(lattice: Lattice) -> Section:
     beside = f" beside {'+'.join(lattice.beside)}" if lattice.beside else ""
     frozen = ", frozen" if lattice.frozen else ""
+    title = f"{_KINDS[lattice.kind]} of {lattice.full}{beside}{frozen}"
+    names = shortened([title, *(part.name for part in lattice.parts)], _WIDEST_NAME)
     header = [
-        f"{_KINDS[lattice.kind]} of {shortened([lattice.full])[lattice.full]}{beside}{frozen}",
+        names[title],
         f"alone, minus {shortened([lattice.none])[lattice.none] if lattice.none else 'none'}",
         "verdict",
-        "in company, all minus all but it",
+        "in company, all minus the rest",
         "verdict",
         "Shapley value",
         "verdict",
     ]
     lines = [
-        [part.name, *_effect(part.add_one), *_effect(part.leave_one_out), *_effect(part.shapley)]
+        [names[part.name], *_effect(part.add_one), *_effect(part.leave_one_out), *_effect(part.shapley)]
         for part in lattice.parts
     ]
     whole = ["all together", *_effect(lattice.whole), NOTHING, NOTHING, NOTHING, NOTHING]
@@ -69,7 +73,8 @@ def _parts(lattice: Lattice) -> Section:
 
 def _effect(effect: Effect) -> list[str]:
     if effect.claim is None:
-        return [effect.reason or NOTHING, NOTHING]
+        reason = effect.reason or NOTHING
+        return [shortened([reason], _WIDEST_REASON)[reason], NOTHING]
     return [difference(effect.claim, crossed=True).text, _judged(effect.claim)]
 
 
@@ -106,9 +111,9 @@ def _per_cost(price: Price) -> str:
 
 
 def _harm(sets: Sequence[HarmSet]) -> Section:
-    header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of"]
-    header += ["classes worse", "better", "by chance"] if any(one.classes for one in sets) else []
-    header += ["groups worse", "better", "by chance"] if any(one.groups for one in sets) else []
+    header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of rows"]
+    header += ["classes worse, better (by chance)"] if any(one.classes for one in sets) else []
+    header += ["groups worse, better (by chance)"] if any(one.groups for one in sets) else []
     names = shortened([one.arm for one in sets])
     lines = [
         [
@@ -118,17 +123,17 @@ def _harm(sets: Sequence[HarmSet]) -> Section:
             str(one.rescued.rows),
             f"{one.expected:.1f}",
             str(one.rows),
-            *(_slices(one.classes, one.expected_classes) if one.classes else ()),
-            *(_slices(one.groups, one.expected_groups) if one.groups else ()),
+            *([_slices(one.classes, one.expected_classes)] if one.classes else []),
+            *([_slices(one.groups, one.expected_groups)] if one.groups else []),
         ]
         for one in sets
     ]
     return Section(header, lines, {0, 1})
 
 
-def _slices(slices: Sequence[Slice], expected: float) -> list[str]:
+def _slices(slices: Sequence[Slice], expected: float) -> str:
     harmed, rescued = (sum(getattr(one, key) for one in slices) for key in ("is_harmed", "is_rescued"))
-    return [str(harmed), str(rescued), f"{expected:.1f}"]
+    return f"{harmed}, {rescued} ({expected:.1f}) of {len(slices)}"
 
 
 def contribution_notes(ablation: Ablation) -> list[str]:
