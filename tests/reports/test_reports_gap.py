@@ -89,7 +89,8 @@ def test_the_table_tells_the_largest_share(taught):
     low, high = found.share[1:3]
     assert note.endswith(
         "largest share closed of the gap from student_only to the teacher: "
-        f"{found.share.mean:.2f} [{low:.2f}, {high:.2f}] (hinton), on validation, where alone teachers are scored"
+        f"{found.share.mean:.2f} [{low:.2f}, {high:.2f}] (hinton), on validation, where alone teachers are "
+        "scored"
     )
 
 
