@@ -14,7 +14,10 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import mmdistill
+from mmdistill.cli.papers import figure, rerun, table, why
+from mmdistill.cli.parameters import AsJson, Study
 from mmdistill.errors import InputError, MmdistillError
+from mmdistill.redaction import redacted
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -26,10 +29,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-Study = Annotated[Path, Parameter(help="Folder of a study, e.g. results/quickstart.")]
-AsJson = Annotated[
-    bool, Parameter(name="--json", negative="", help="Data as JSON on stdout, messages on stderr.")
-]
+for _paper in (table, figure, why, rerun):
+    app.command(_paper)
 
 
 @app.command
@@ -128,71 +129,42 @@ def status(study: Study, /, *, as_json: AsJson = False) -> int:
 
 @app.command
 def query(
-    study: Study,
+    path: Annotated[Path, Parameter(help="Folder of a study, or of several: each row says its `study`.")],
     sql: Annotated[
         str,
         # A query may begin with a comment, `-- ...`.
         Parameter(
-            allow_leading_hyphen=True, help="One SELECT; DESCRIBE trials lists the columns of a table."
+            allow_leading_hyphen=True, help="One SELECT, or @name of a named query; @ alone lists those."
         ),
     ],
     /,
     *,
+    layout: Annotated[
+        Literal["table", "csv", "json", "arrow", "parquet"],
+        Parameter(name="--format", help="How to print it; arrow is an IPC stream."),
+    ] = "table",
+    output: Annotated[Path | None, Parameter(help="File to write the rows to; stdout by default.")] = None,
+    limit: Annotated[
+        float, Parameter(validator=Number(gt=0), help="Seconds after which the query is stopped.")
+    ] = 30.0,
     as_json: AsJson = False,
 ) -> int:
-    """Print the rows of one SELECT over the tables of a study.
+    """Print the rows of one SELECT over the tables of a study, or of all studies in a folder.
 
-    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings.
+    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings; `mmdistill schema` tells
+    their columns. A study may be running.
     """
-    from mmdistill.cli.reading import show_query
+    from mmdistill.cli.query import show_query
 
-    return show_query(study, sql, as_json=as_json)
+    return show_query(path, sql, layout="json" if as_json else layout, output=output, limit=limit)
 
 
 @app.command
-def table(
-    study: Study,
-    /,
-    *,
-    layout: Annotated[
-        Literal["markdown", "latex", "html", "csv", "json"],
-        Parameter(name="--format", help="How to print it."),
-    ] = "markdown",
-    rows: Annotated[
-        tuple[str, ...],
-        Parameter(negative="", consume_multiple=True, help="Arms, e.g. student_only 'mt_pkdot*'; all."),
-    ] = (),
-    columns: Annotated[
-        tuple[str, ...],
-        Parameter(
-            negative="",
-            consume_multiple=True,
-            help="E.g. n score minus_baseline p log_loss calibration_error worst_class budget verdict.",
-        ),
-    ] = (),
-    metric: Annotated[
-        str | None, Parameter(help="Read in place of the score, e.g. log_loss; carries no verdict.")
-    ] = None,
-    standalone: Annotated[
-        bool, Parameter(negative="", help="LaTeX with a preamble, ready to compile.")
-    ] = False,
-    as_json: AsJson = False,
-) -> int:
-    """Print the verdicts and the ablation table of a study.
+def schema(*, as_json: AsJson = False) -> int:
+    """Print every table and column of a study: type, unit and meaning, and whether it may be null."""
+    from mmdistill.cli.schema import show_schema
 
-    LaTeX needs the package booktabs. Bold is a mean that stands above every other one by seeds x test units,
-    underlined the second.
-    """
-    from mmdistill.cli.table import show_table
-
-    return show_table(
-        study,
-        "json" if as_json else layout,
-        rows=rows,
-        columns=columns,
-        metric=metric,
-        standalone=standalone,
-    )
+    return show_schema(as_json=as_json)
 
 
 @app.command
@@ -254,6 +226,23 @@ def rebuild(study: Study, /, *, as_json: AsJson = False) -> int:
     from mmdistill.cli.rebuild import rebuild_tables
 
     return rebuild_tables(study, as_json=as_json)
+
+
+@app.command
+def merge(
+    output: Annotated[Path, Parameter(help="New folder for all of them.")],
+    /,
+    *studies: Annotated[Path, Parameter(help="Folders of studies, e.g. copied from several machines.")],
+    as_json: AsJson = False,
+) -> int:
+    """Put studies side by side in one new folder, with a record of where each came from.
+
+    Every hash is verified first; stage caches stay behind. `query OUTPUT` asks all of them at once, and
+    `table OUTPUT/NAME` is the table of one.
+    """
+    from mmdistill.cli.merge import merge_studies
+
+    return merge_studies(output, studies, as_json=as_json)
 
 
 @app.command
@@ -362,5 +351,5 @@ def _answer(arguments: Sequence[str] | None) -> int:
 
 def _fail(messages: Sequence[str], code: int) -> int:
     for message in messages:
-        print(f"mmdistill: {' '.join(message.split())}", file=sys.stderr)
+        print(f"mmdistill: {redacted(' '.join(message.split()))}", file=sys.stderr)
     return code

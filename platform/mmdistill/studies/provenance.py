@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,11 +16,34 @@ from typing import Any
 
 import mmdistill
 from mmdistill.records.rows import StudyRow
+from mmdistill.redaction import HIDDEN, is_secret, redacted
 from mmdistill.settings import digest
 from mmdistill.studies.arm import Arm, place_in_lattice
 from mmdistill.studies.file import StudyFile
 from mmdistill.studies.planned import planned
 from mmdistill.studies.study import Study
+
+# The libraries that decide results, or the form of the tables.
+DECIDING = (
+    "torch",
+    "numpy",
+    "scipy",
+    "POT",
+    "numba",
+    "scikit-learn",
+    "optuna",
+    "cmaes",
+    "ray",
+    "pydantic",
+    "safetensors",
+    "pyarrow",
+    "duckdb",
+)
+# What is recorded of the environment: it decides threads, devices, places and last bits.
+_RECORDED = re.compile(
+    r"(?:OMP|MKL|OPENBLAS|NUMEXPR|NUMBA|CUBLAS|TORCH|PYTORCH|RAY|MMDISTILL)_\w+"
+    r"|CUDA_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES|PYTHONHASHSEED"
+)
 
 SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 
@@ -52,8 +75,11 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         git_commit=commit,
         git_dirty=dirty,
         constraints_hash=_constraints_hash(),
+        versions_json=json.dumps({name: installed(name) for name in DECIDING}),
+        hardware_json=json.dumps(hardware()),
+        environment_json=json.dumps(environment()),
         data_fingerprint=digest(list(study.fingerprints)),
-        command=shlex.join(command),
+        command=redacted(shlex.join(command)),
         host=socket.gethostname(),
         cpu_count=os.cpu_count() or 1,
         threads=1,
@@ -78,6 +104,43 @@ def _declared(arm: Arm, runs: Mapping[str, int], file: StudyFile) -> dict[str, A
         **place_in_lattice(arm),
         "prices": file.prices,
         "price_unit": file.price_unit,
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Return model of the CPU, its cores, the memory in bytes and the models of the GPUs of this machine."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 1,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    # Not by torch: asking it begins a context on the device in this process.
+    try:
+        found = _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.splitlines()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment variables that decide threads, devices and places; secrets are ``***``."""
+    return {
+        name: HIDDEN if is_secret(name) else redacted(value)
+        for name, value in sorted(os.environ.items())
+        if _RECORDED.fullmatch(name)
     }
 
 
@@ -114,8 +177,3 @@ def _run(*command: str) -> str:
 def _constraints_hash() -> str | None:
     path = SOURCE / "constraints.txt"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
-
-
-def command_line() -> list[str]:
-    """Return the command that started this process, by the program's name."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
