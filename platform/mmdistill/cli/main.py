@@ -142,7 +142,7 @@ def query(
 ) -> int:
     """Print the rows of one SELECT over the tables of a study.
 
-    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings.
+    Tables: trials, stages, epochs, predictions, matrices, attempts, studies, test_openings.
     """
     from mmdistill.cli.reading import show_query
 
