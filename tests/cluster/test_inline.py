@@ -135,7 +135,8 @@ def test_the_tensorboard_tree_has_a_folder_per_run(begun, undisturbed):
     runs = {f"{arm['name']}/{name}" for arm in TINY["arms"] for name in names}
     assert runs <= files
     assert sum("validate-" in name for name in files) == 6
-    assert len(files) == len(runs) + 6 + 1
+    assert {f"means/{arm['name']}" for arm in TINY["arms"]} <= files
+    assert len(files) == len(runs) + 6 + 3 + 2
 
 
 def of_hparams_page(folder, tag):
@@ -186,7 +187,7 @@ def test_final_metrics_stand_apart_from_the_curves(begun, undisturbed):
     session.show_missing()
     accumulator = EventAccumulator(str(session.tensorboard / "mt_pkdot" / "confirm-000")).Reload()
     groups = Counter(tag.split("/")[0] for tag in accumulator.Tags()["scalars"])
-    assert set(groups) == {"final", "selection", "term", "transport", "validation"}
+    assert set(groups) == {"final", "selection", "term", "term_detail", "validation"}
     assert groups["final"] == 5
     metrics = of_hparams_page(session.tensorboard, metadata.EXPERIMENT_TAG).metric_infos
     assert [metric.name.tag for metric in metrics] == [

@@ -30,6 +30,7 @@ from mmdistill.records.rows import PHASES, TrialRow
 from mmdistill.records.study import StudyFolder
 from mmdistill.statistics import Interval, t_interval
 
+TENSORBOARD = "tensorboard"
 MOST_RUNS = 500
 MEANS = "means"
 SHOWN_METRICS: dict[str, tuple[str, ...]] = {
@@ -47,7 +48,8 @@ averaged first). Its picture is that of the first repetition.
 - `<arm>/<phase>...`: single runs. `final/` are their metrics at the epoch that was kept.
 - `structure`: cosine similarities between the features of some training rows, sorted by label: of the \
 student, of what it learns from, and the transport plan between the two where the arm has one.
-- **No run is selected?** With more than 40 of them pages start so: type `^means` above the list of runs.
+- **No run is selected?** With more than 40 of them pages start so: type `^means` above the \
+list of runs, or press `Toggle all runs`.
 - {runs}
 """
 
@@ -71,6 +73,16 @@ class Board:
         self._study, self._most = study, most
         self._shown = _Shown(most)
         self._confirmed: dict[str, set[str]] = {}
+
+    @property
+    def runs(self) -> int:
+        """Return how many single runs are shown."""
+        return len(self._shown)
+
+    @property
+    def left_out(self) -> int:
+        """Return how many are not, for there are too many."""
+        return self._shown.left_out
 
     def catch_up(self) -> None:
         """Show every result on record; what is shown already stays."""
@@ -191,6 +203,10 @@ class _Shown:
         self._most = most
         self._arms: dict[str, list[tuple[tuple[float, ...], str]]] = {}
         self._places: dict[str, tuple[str, tuple[float, ...]]] = {}
+        self.left_out = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def __contains__(self, place: str) -> bool:
         return place in self._places
@@ -207,6 +223,7 @@ class _Shown:
         fullest = max(self._arms, key=lambda name: (len(self._arms[name]), name))
         _, gone = self._arms[fullest].pop()
         del self._places[gone]
+        self.left_out += 1
         return gone
 
 

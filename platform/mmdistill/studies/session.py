@@ -14,7 +14,7 @@ from pathlib import Path
 from mmdistill.errors import StudyError
 from mmdistill.pipeline.execute import failed_final
 from mmdistill.pipeline.order import Order
-from mmdistill.records.board import Board
+from mmdistill.records.board import TENSORBOARD, Board
 from mmdistill.records.finals import Final
 from mmdistill.records.rows import OpeningRow
 from mmdistill.records.study import StudyFolder
@@ -34,7 +34,7 @@ class Session:
         self.study, self.folder = study, folder
         self.protocol = StudyProtocol(study, propose, arm_revisions(folder))
         self.failed: list[str] = []
-        self._board = Board(folder, folder.root / "tensorboard")
+        self._board = Board(folder, folder.root / TENSORBOARD)
         self._failures: Counter[str] = Counter()
         # These grow in place; what the protocol is shown is always what is on record.
         self._decisions, self._selections = folder.decisions(), folder.selections()
