@@ -1,6 +1,9 @@
 """Whole studies in this process, small enough to take a second."""
 
+import contextlib
 import json
+import re
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -15,6 +18,9 @@ from mmdistill.errors import ConfigError
 from mmdistill.pipeline import execute as execution
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import run_order
+from mmdistill.records.board import Board
+from mmdistill.records.charts import layout
+from mmdistill.records.events import interval_tags
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact, content_hash, tables
 from mmdistill.reports.ablation import summarise
@@ -193,6 +199,56 @@ def test_final_metrics_stand_apart_from_the_curves(begun, undisturbed):
     assert [metric.name.tag for metric in metrics] == [
         f"final/{name}" for name in ("accuracy", "log_loss", "ace", "macro_f1", "worst_class_accuracy")
     ]
+
+
+def shown_in(root):
+    """Return all that TensorBoard reads below a folder, without times: steps and values by run and tag."""
+    found = {}
+    for path in root.rglob("*tfevents*"):
+        accumulator, run = (
+            EventAccumulator(str(path.parent)).Reload(),
+            path.parent.relative_to(root).as_posix(),
+        )
+        tags = accumulator.Tags()
+        for tag in tags["scalars"]:
+            found[run, tag] = [(point.step, repr(point.value)) for point in accumulator.Scalars(tag)]
+        for tag in tags["images"]:
+            found[run, tag] = [(p.step, p.encoded_image_string) for p in accumulator.Images(tag)]
+        for tag in tags["tensors"]:
+            found[run, tag] = [p.tensor_proto.SerializeToString() for p in accumulator.Tensors(tag)]
+    for run, _ in list(found):
+        with contextlib.suppress(KeyError):
+            start = of_hparams_page(root / run, metadata.SESSION_START_INFO_TAG)
+            values = {name: str(value) for name, value in start.hparams.items()}
+            found[run, "hparams"] = [start.group_name, values]
+    found["columns"] = str(of_hparams_page(root, metadata.EXPERIMENT_TAG))
+    return found
+
+
+def test_the_tree_is_the_same_whether_it_grew_with_the_study_or_was_exported(begun, undisturbed, tmp_path):
+    session = begun(undisturbed)
+    session.show_missing()
+    exported = Board(session.folder, tmp_path / "exported")
+    exported.catch_up()
+    live, anew = shown_in(session.tensorboard), shown_in(exported.root)
+    assert live == anew
+    assert {("means/mt_pkdot", "structure"), ("hinton/confirm-001", "structure")} < live.keys()
+    assert ("hinton/search-000", "hparams") in live
+    shutil.rmtree(session.tensorboard)
+    begun(undisturbed).show_missing()
+    assert shown_in(session.tensorboard) == live
+
+
+def test_every_chart_of_the_layout_finds_curves(begun, undisturbed):
+    session = begun(undisturbed)
+    session.show_missing()
+    tags = set(EventAccumulator(str(session.tensorboard / "means/mt_pkdot")).Reload().Tags()["scalars"])
+    for category in layout("accuracy", {"several teachers", "transport"}):
+        for chart in category.charts:
+            if chart.interval is not None:
+                assert {chart.interval, *interval_tags(chart.interval)} <= tags
+            for pattern in chart.curves:
+                assert any(re.fullmatch(pattern, tag) for tag in tags), pattern
 
 
 def test_a_column_covers_what_every_arm_searches_of_a_setting(begun, tmp_path):

@@ -156,21 +156,18 @@ def test_catching_up_writes_what_is_missing_and_leaves_the_rest(study, result, t
     assert runs(root) == {"hinton/confirm-000", "hinton/confirm-001", "means/hinton"}
 
 
-def test_a_result_that_is_recorded_anew_is_shown_anew(study, result, tmp_path):
+def test_a_result_that_is_computed_anew_takes_the_place_of_the_failure(study, result, tmp_path):
     folder = study()
     board = Board(folder, tmp_path / "tree", most=1)
+    failure = dataclasses.replace(result("hinton", "confirm", 0, status="failed"), epochs=[])
+    folder.put_final(failure)
     board.catch_up()
-    final = result("hinton", "confirm", 0, status="failed")
-    folder.put_final(final)
-    board.show(final)
     assert runs(board.root) == {"hinton/confirm-000"}
-    folder.put_final(dataclasses.replace(final, order_id="again"))
-    board.show(
-        dataclasses.replace(
-            final, order_id="again", trials=[dataclasses.replace(final.trials[0], status="complete")]
-        )
-    )
-    assert board.runs == 1
+    folder.withdraw(failure.order_id)
+    folder.put_final(result("hinton", "confirm", 0))
+    board.show(folder.final(failure.order_id))
+    assert runs(board.root) == {"hinton/confirm-000", "means/hinton"}
+    assert len(scalars(board.root / "hinton/confirm-000", "validation/accuracy")) == 3
 
 
 def test_a_confirmed_run_and_the_mean_of_its_arm_have_a_picture(study, result, tmp_path):
