@@ -136,8 +136,8 @@ def opened_s(tree: Path) -> dict[str, float]:
         found["served_s"] = time.monotonic() - clock
         for page, word in (
             ("custom_scalars", f"Matches ({ARMS})"),
-            ("timeseries", "term/t0"),
-            ("hparams", "arm9/confirm"),
+            ("timeseries", "means/arm9"),
+            ("hparams", "arm0/confirm"),
         ):
             driver.get("about:blank")
             clock = time.monotonic()
@@ -159,7 +159,7 @@ def _runs(address: str) -> int:
         return 0
 
 
-def _wait(condition, seconds: float = 240) -> None:
+def _wait(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
