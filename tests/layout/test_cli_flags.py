@@ -28,7 +28,7 @@ FLAGS = {
     "verify": ["STUDY", "--cache", "--json"],
     "rebuild": ["STUDY", "--json"],
     "tensorboard": ["STUDY", "--port"],
-    "export": ["FORMAT", "STUDY", "FILE", "--json"],
+    "export": ["FORMAT", "STUDY", "TARGET", "--runs", "--json"],
     "datasets": ["--json"],
     "recipes": ["--json"],
     "losses": ["--json"],

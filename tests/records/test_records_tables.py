@@ -44,7 +44,11 @@ def test_rows_are_sorted_whatever_the_order_of_the_orders(full):
     live = tables(full)
     assert live["trials"]["trial_id"].to_pylist() == ["o0.0", "o1.0", "o0.1", "o1.1"]
     counts = {"trials": 4, "stages": 2, "epochs": 12, "predictions": 16, "attempts": 2, "studies": 1}
-    assert {name: table.num_rows for name, table in live.items()} == {**counts, "test_openings": 1}
+    assert {name: table.num_rows for name, table in live.items()} == {
+        **counts,
+        "matrices": 0,
+        "test_openings": 1,
+    }
     assert live["epochs"]["epoch"].to_pylist() == [0, 1, 2] * 4
 
 
