@@ -14,6 +14,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -33,8 +34,8 @@ QUESTIONS = (
     (
         "mean curve per study",
         2.0,
-        "SELECT study, epoch, avg(value) AS value, count(*) AS n FROM epochs WHERE name = 'validation/log_loss' "
-        "GROUP BY study, epoch ORDER BY study, epoch",
+        "SELECT study, epoch, avg(value) AS value, count(*) AS n FROM epochs "
+        "WHERE name = 'validation/log_loss' GROUP BY study, epoch ORDER BY study, epoch",
     ),
     (
         "one trial's curve",
@@ -98,7 +99,9 @@ def write_study(root: Path, trials: int) -> None:
             connection.execute("SET memory_limit = '4GB'")
             # What the rows of the real table have beside these columns is null here.
             connection.register("empty", arrow_table(TABLES[table], []))
-            rest = ", ".join(f'NULL::VARCHAR AS "{one.name}"' for one in columns(TABLES[table]) if one.name not in sql)
+            rest = ", ".join(
+                f'NULL::VARCHAR AS "{one.name}"' for one in columns(TABLES[table]) if one.name not in sql
+            )
             wanted = f"SELECT *{', ' + rest if rest else ''} FROM ({sql})"
             connection.execute(f"COPY ({wanted}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         rows = trials * (EPOCHS if table == "epochs" else 1)
@@ -128,10 +131,30 @@ def read_during_compaction(root: Path, rounds: int) -> dict[str, float]:
     shutil.rmtree(root, ignore_errors=True)
     write_study(root, 10)
     folder = StudyFolder.open(root)
-    trial = dict(order_id="o", arm="a", phase="search", seed=1, fold=0, pair_id="p", status="complete")
-    trial |= dict(split="validation", metrics={"log_loss": 1.0}, parameters={}, config_json="{}", run_digest="0")
-    trial |= dict(dataset="d", teachers=[], selection={}, cpu_s=0.0, stage_cpu_s=0.0, lanes=1, device="cpu")
-    trial |= dict(host="here", started_at=NOW, ended_at=NOW)
+    trial: dict[str, Any] = {
+        "order_id": "o",
+        "arm": "a",
+        "phase": "search",
+        "seed": 1,
+        "fold": 0,
+        "pair_id": "p",
+        "status": "complete",
+        "split": "validation",
+        "metrics": {"log_loss": 1.0},
+        "parameters": {},
+        "config_json": "{}",
+        "run_digest": "0",
+        "dataset": "d",
+        "teachers": [],
+        "selection": {},
+        "cpu_s": 0.0,
+        "stage_cpu_s": 0.0,
+        "lanes": 1,
+        "device": "cpu",
+        "host": "here",
+        "started_at": NOW,
+        "ended_at": NOW,
+    }
     ended, seconds, wrong = threading.Event(), [], []
 
     def read() -> None:
@@ -180,13 +203,17 @@ def main() -> int:
         for number in range(STUDIES):
             write_study(folder / f"study-{number}", trials)
         size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-        print(f"{STUDIES * trials:.0e} trials, {STUDIES * trials * EPOCHS:.0e} epochs, {size / 1e6:.0f} MB, ", end="")
+        print(
+            f"{STUDIES * trials:.0e} trials, {STUDIES * trials * EPOCHS:.0e} epochs, {size / 1e6:.0f} MB, ",
+            end="",
+        )
         print(f"written in {time.perf_counter() - clock:.0f} s\n")
         found = ask(folder)
     print("| question | wall s | CPU s | goal s |\n| --- | --: | --: | --: |")
     for row in found:
         print(f"| {row['name']} | {row['wall_s']:.2f} | {row['cpu_s']:.2f} | {row['goal_s']} |")
-    print("\n| reader during compaction | compactions | answers | not whole | slowest s |\n| --- | --: | --: | --: | --: |")
+    print("\n| reader during compaction | compactions | answers | not whole | slowest s |")
+    print("| --- | --: | --: | --: | --: |")
     for name, row in (("in memory", reading), ("in place", in_place)):
         print(f"| {name} | {row['rounds']} | {row['answers']} | {row['wrong']} | {row['slowest_s']:.2f} |")
     if arguments.json:

@@ -32,7 +32,9 @@ def twice(golden):
 
 def test_there_are_queries():
     assert len(QUERIES) >= 18
-    assert {"best_per_arm", "pair_differences", "optimism_gap", "seeds", "cache_hits", "failures"} <= set(QUERIES)
+    assert {"best_per_arm", "pair_differences", "optimism_gap", "seeds", "cache_hits", "failures"} <= set(
+        QUERIES
+    )
 
 
 @pytest.mark.parametrize("name", QUERIES)

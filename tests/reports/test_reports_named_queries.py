@@ -10,7 +10,6 @@ from mmdistill.records.finals import Final
 from mmdistill.records.rows import StageRow
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.query import query
-from mmdistill.reports.readings import readings_of
 
 QUERIES = Path(__file__).parents[2] / "dashboards" / "queries"
 
