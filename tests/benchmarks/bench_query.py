@@ -64,6 +64,33 @@ _TRIALS = """
 """
 
 
+# One run of which only the names differ.
+_TRIAL: dict[str, Any] = {
+    "order_id": "o",
+    "arm": "a",
+    "phase": "search",
+    "seed": 1,
+    "fold": 0,
+    "pair_id": "p",
+    "status": "complete",
+    "split": "validation",
+    "metrics": {"log_loss": 1.0},
+    "parameters": {},
+    "config_json": "{}",
+    "run_digest": "0",
+    "dataset": "d",
+    "teachers": [],
+    "selection": {},
+    "cpu_s": 0.0,
+    "stage_cpu_s": 0.0,
+    "lanes": 1,
+    "device": "cpu",
+    "host": "here",
+    "started_at": NOW,
+    "ended_at": NOW,
+}
+
+
 def write_study(root: Path, trials: int) -> None:
     """Write a finished study of made rows: its record, a manifest, and compact files of two full tables."""
     row = StudyRow(
@@ -131,30 +158,6 @@ def read_during_compaction(root: Path, rounds: int) -> dict[str, float]:
     shutil.rmtree(root, ignore_errors=True)
     write_study(root, 10)
     folder = StudyFolder.open(root)
-    trial: dict[str, Any] = {
-        "order_id": "o",
-        "arm": "a",
-        "phase": "search",
-        "seed": 1,
-        "fold": 0,
-        "pair_id": "p",
-        "status": "complete",
-        "split": "validation",
-        "metrics": {"log_loss": 1.0},
-        "parameters": {},
-        "config_json": "{}",
-        "run_digest": "0",
-        "dataset": "d",
-        "teachers": [],
-        "selection": {},
-        "cpu_s": 0.0,
-        "stage_cpu_s": 0.0,
-        "lanes": 1,
-        "device": "cpu",
-        "host": "here",
-        "started_at": NOW,
-        "ended_at": NOW,
-    }
     ended, seconds, wrong = threading.Event(), [], []
 
     def read() -> None:
@@ -172,7 +175,7 @@ def read_during_compaction(root: Path, rounds: int) -> dict[str, float]:
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(rounds):
-        rows = [TrialRow(trial_id=f"t{number}.{k}", number=k, **trial) for k in range(4)]
+        rows = [TrialRow(trial_id=f"t{number}.{k}", number=k, **_TRIAL) for k in range(4)]
         curves = [
             EpochRow(trial_id=row.trial_id, arm="a", phase="search", epoch=e, name="x", value=0.0)
             for row in rows
