@@ -21,7 +21,7 @@ def planted(tmp_path, monkeypatch, study_file, inline):
     question = f"Help? see https://me:{next(s)}@host/?token={next(s)}"
     text = study_file.read_text().replace("Do privileged modalities help?", question)
     study_file.write_text(f'# api_key = "{next(s)}"\n# password: {next(s)}\n{text}')
-    asked = f"auth={next(s)} secret={next(s)} hf_{next(s)}"
+    asked = f"auth={next(s)} secret={next(s)} hf_{next(s)}Ab12"
     edits = [f'contrasts=[{{question="{asked}", arm="hinton", against="student_only"}}]']
     errors = [f"401 Authorization: Bearer {next(s)}", f"refused {SECRETS[0]}", f"no access_key={next(s)}"]
     errors += [f"s3://id:{next(s)}@bucket is away", f"--token {next(s)} is no option"]
