@@ -136,3 +136,16 @@ def test_merged_studies_are_asked_together_and_one_by_one(call, finished, tmp_pa
         [f"mmdistill: {output}: there is something here already; give a new folder"],
     )
     assert call("merge", tmp_path / "b", finished, "--json").json["studies"][0]["study"] == "tiny"
+
+
+def test_a_query_that_cannot_be_stopped_ends_with_its_process(python, finished):
+    code = """
+import sys
+import mmdistill.reports.query as asked
+from mmdistill.cli.main import main
+asked.GRACE_S = 0.1
+sys.exit(main(["query", sys.argv[1], "SELECT length(repeat('x', 300000000))", "--limit", "0.1"]))
+"""
+    done = python(code, finished)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("mmdistill: SQL: the query was stopped after 0.1 s; aggregate or filter")

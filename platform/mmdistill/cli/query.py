@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ from mmdistill.cli.reading import readable
 from mmdistill.errors import InputError, Problem, QueryError
 from mmdistill.records.store import replace_atomically
 from mmdistill.reports.named import MARK, named_queries
-from mmdistill.reports.query import query
+from mmdistill.reports.query import is_any_left_running, query
 
 Format = Literal["table", "csv", "json", "arrow", "parquet"]
+# What computes on in a thread cannot be stopped, and Python cannot end in good order beside it.
+WRONG_INPUT, INTERRUPTED = 2, 130
 _BINARY = ("arrow", "parquet")
 
 
@@ -31,9 +34,15 @@ def show_query(path: Path, sql: str, *, layout: Format, output: Path | None, lim
         raise InputError([Problem("--format", rule, "give --output FILE, or send stdout to one")])
     try:
         found = query(readable(path), sql, time_limit_s=limit)
+    except KeyboardInterrupt:
+        say("mmdistill: interrupted")
+        os._exit(INTERRUPTED)
     except QueryError as error:
         if error.excerpt:
             say(error.excerpt)
+        if is_any_left_running():
+            say(f"mmdistill: {error.problems[0]}")
+            os._exit(WRONG_INPUT)
         raise
     content = _FORMS[layout](found)
     if output is not None:
