@@ -39,7 +39,7 @@ SMALL = [
     "confirm.pairs=2",
 ]
 READS_A_STUDY = {"status", "table", "query", "importance", "compare", "verify", "rebuild"}
-READS_NOTHING = {"datasets", "recipes", "losses", "doctor"}
+READS_NOTHING = {"schema", "datasets", "recipes", "losses", "doctor"}
 
 
 def block(language):

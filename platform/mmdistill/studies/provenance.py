@@ -51,7 +51,6 @@ SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     """Return the record of a study that begins now."""
     file, runs = study.file, planned(study)
-    arms = [_declared(arm, runs[arm.name].runs, file) for arm in study.arms]
     commit, dirty = _git()
     return StudyRow(
         name=file.name,
@@ -63,7 +62,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         reference=file.reference,
         margin=file.margin,
         contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
-        arms_json=json.dumps(arms),
+        arms_json=json.dumps([_declared(arm, runs[arm.name].runs, file) for arm in study.arms]),
         trials=file.search.trials,
         tuning=_tuning(study),
         pairs=file.confirm.pairs * max(arm.run.data.fold_count for arm in study.arms),
