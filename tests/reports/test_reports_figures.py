@@ -95,7 +95,7 @@ def test_names_are_drawn_as_they_are(new_study, tmp_path):
     (label,) = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert label.startswith(r"$\frac{a_1 中")
     assert "…" in label
-    assert draw(Sources(study.tables()), tmp_path, ["forest", "calibration"]).files
+    assert draw(Sources(study.tables()), tmp_path, ["forest"]).files
 
 
 def test_the_forest_shows_the_intervals_and_verdicts_of_the_table(made):
