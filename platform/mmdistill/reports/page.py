@@ -1,0 +1,129 @@
+"""The report: one HTML file that holds all it needs and asks no network for anything."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import mmdistill
+from mmdistill.errors import InputError, Problem
+from mmdistill.records.study import StudyFolder
+from mmdistill.records.tables import latest
+from mmdistill.reports import sections, traces
+from mmdistill.reports.ablation import Ablation, summarise_tables
+from mmdistill.reports.charts import Chart, theme
+from mmdistill.reports.dashboards import dashboard
+from mmdistill.reports.readings import readings_of
+from mmdistill.reports.sections import Section
+
+PLACE = Path("report") / "index.html"
+_VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
+_BASIS = {
+    "test": "test rows",
+    "validation": "validation rows, test not opened yet",
+    "search": "best search trial on validation rows, nothing repeated yet",
+}
+
+
+def write_page(root: Path, output: Path | None = None) -> Path:
+    """Write the report of the study in ``root`` and return its path, ``report/index.html`` there by default.
+
+    Raises:
+        InputError: there is no study in ``root``, or ``output`` is a folder.
+        StudyError: a record is damaged.
+    """
+    folder = StudyFolder.open(root)
+    path = output or folder.root / PLACE
+    if path.is_dir():
+        raise InputError([Problem(str(path), "is a folder", "name a file, e.g. report.html")])
+    text = page(latest(folder))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    return path
+
+
+def page(tables: Mapping[str, pa.Table]) -> str:
+    """Return the report of a study from its tables as HTML."""
+    ablation, readings = summarise_tables(tables), readings_of(tables)
+    found = [
+        sections.differences(ablation),
+        sections.results(ablation),
+        sections.changes(ablation),
+        traces.learning_curves(readings, tables["epochs"]),
+        traces.selection_shares(readings, tables["epochs"]),
+        traces.reliability(readings, tables["predictions"]),
+        sections.conduct(ablation, readings.study),
+    ]
+    return _html(ablation, [section for section in found if section])
+
+
+def _html(ablation: Ablation, found: Sequence[Section]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(dashboard("report")), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["typeset"] = _typeset
+    style, scripts = _source("style.css"), [*map(_vendored, _VENDORED), _source("page.js")]
+    return environment.get_template("template.html.j2").render(
+        title=f"{ablation.study}: {ablation.score_name} on {ablation.dataset}",
+        study=ablation.study,
+        subtitle=f"{ablation.score_name} on {ablation.dataset}, {_BASIS[ablation.basis]}",
+        version=mmdistill.__version__,
+        verdicts=sections.verdicts(ablation),
+        warnings=[*ablation.stamps, *ablation.warnings],
+        sections=found,
+        charts=_data([part for section in found for part in section.parts if isinstance(part, Chart)]),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(style, scripts),
+    )
+
+
+def _data(charts: Sequence[Chart]) -> Markup:
+    """Return the charts as JSON that no name can end: what HTML reads as markup is escaped."""
+    data = {
+        "theme": theme(),
+        "charts": {chart.name: {"spec": chart.spec, "panels": chart.panels} for chart in charts},
+    }
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return Markup(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """Return the content security policy: what is in the page may run, nothing may be fetched."""
+    allowed = " ".join(map(_hash, scripts))
+    rules = ["default-src 'none'", f"script-src {allowed}", f"style-src {_hash(style)}"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _source(name: str) -> str:
+    return dashboard("report", name).read_text("utf-8")
+
+
+def _vendored(name: str) -> str:
+    text = re.sub(r"(?m)^//# sourceMappingURL=.*$", "", dashboard("report", "vendor", name).read_text("utf-8"))
+    return _as_script(text) if name == "vega-interpreter.js" else text
+
+
+def _as_script(module: str) -> str:
+    """Return the interpreter, which comes as a module alone, as a script: its imports are parts of Vega."""
+    body = re.sub(r"(?m)^import (\{.*\}) from 'vega-util';$", r"const \1 = vega;", module)
+    body = body.replace(
+        "export { expression as expressionInterpreter };", "vega.expressionInterpreter = expression;"
+    )
+    return f"{{\n{body}\n}}"
+
+
+def _typeset(text: Any) -> str:
+    """Return a text with minus signs for the hyphens before its numbers."""
+    return re.sub(r"(?<![\w.)\]])-(?=\d)", "\N{MINUS SIGN}", str(text))
