@@ -57,6 +57,34 @@ def _standard_error(values_N: Array, test_share: float) -> float:
     return math.sqrt((1 / values_N.size + test_share) * float(values_N.var(ddof=1)))
 
 
+def ratio_of_means(
+    numerators: npt.ArrayLike, denominators: npt.ArrayLike, *, level: float = 0.95, test_share: float = 0.0
+) -> Interval:
+    """Return the ratio of the means of two paired samples with its interval (Fieller, 1954).
+
+    The ends are NaN where the denominators' own interval includes 0: the ratio may be anything then.
+
+    Args:
+        numerators: N numbers.
+        denominators: N numbers, paired with them.
+        level: coverage, in (0, 1).
+        test_share: as in :func:`t_interval`.
+    """
+    both_2N = np.stack([np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)])
+    n = both_2N.shape[1]
+    above, below = both_2N.mean(axis=1) if n else (math.nan, math.nan)
+    mean = float(above / below) if below else math.nan
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, n)
+    spread = (1 / n + test_share) * float(stats.t.ppf(0.5 + level / 2, n - 1)) ** 2 * np.cov(both_2N)
+    # Every ratio r with |mean(x - r y)| <= t * its standard error: the roots of a quadratic.
+    square, middle = below**2 - spread[1, 1], above * below - spread[0, 1]
+    if square <= 0:
+        return Interval(mean, math.nan, math.nan, n)
+    half = math.sqrt(max(middle**2 - square * (above**2 - spread[0, 0]), 0.0))
+    return Interval(mean, float((middle - half) / square), float((middle + half) / square), n)
+
+
 def t_test(differences: npt.ArrayLike, *, test_share: float = 0.0) -> float:
     """Return the two-sided p of Student's paired t test; NaN below two differences."""
     values_N = np.asarray(differences, dtype=np.float64)

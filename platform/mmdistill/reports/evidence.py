@@ -112,7 +112,7 @@ def mean_interval(arm: Arm, *, score: str, scheme: Scheme) -> Interval:
     if scheme.replicate == "subjects":
         values = _averaged(_by_subject(arm, sorted(arm.runs), score))
     else:
-        values = _replicates({pair: run["metrics"][score] for pair, run in arm.runs.items()}, arm, scheme)
+        values = per_replicate({pair: run["metrics"][score] for pair, run in arm.runs.items()}, arm, scheme)
     return t_interval(values, test_share=scheme.test_share)
 
 
@@ -128,7 +128,7 @@ def paired(arm: Arm, against: Arm, *, score: str, scheme: Scheme, seed: int) -> 
     else:
         metrics = {pair: (arm.runs[pair]["metrics"], against.runs[pair]["metrics"]) for pair in pairs}
         differences = {pair: ours[score] - theirs[score] for pair, (ours, theirs) in metrics.items()}
-        values = _replicates(differences, arm, scheme)
+        values = per_replicate(differences, arm, scheme)
         crossed, crossed_90 = _crossed(arm, against, pairs, score, seed)
     wide, p = corrected_resampled_t(values, scheme.test_share)
     narrow, _ = corrected_resampled_t(values, scheme.test_share, level=0.90)
@@ -137,8 +137,14 @@ def paired(arm: Arm, against: Arm, *, score: str, scheme: Scheme, seed: int) -> 
     return Paired(wide, crossed, narrow, crossed_90, p, missing, scheme)
 
 
-def _replicates(values: Mapping[str, float], arm: Arm, scheme: Scheme) -> Array:
-    """Return one value per seed or per fold from one value per pair."""
+def per_replicate(values: Mapping[str, float], arm: Arm, scheme: Scheme) -> Array:
+    """Return one value per seed, or per fold where there are several, from one value per pair.
+
+    Args:
+        values: one number per pair; each pair is among the runs of ``arm``.
+        arm: tells the fold of a pair.
+        scheme: that of the arm.
+    """
     if scheme.replicate == "seeds":
         return np.array(list(values.values()))
     by_fold: dict[int, list[float]] = {}
