@@ -22,6 +22,7 @@ class Chart(NamedTuple):
         caption: how to read it.
         titles: of the panels; one empty title for a single one.
         panels: the rows of each panel.
+        stacked: whether the panels stand below one another, whatever the room.
     """
 
     name: str
@@ -30,11 +31,19 @@ class Chart(NamedTuple):
     caption: str
     titles: tuple[str, ...]
     panels: tuple[Sequence[Row], ...]
+    stacked: bool = False
     kind: str = "chart"
 
 
 def chart(
-    source: str, panels: Mapping[str, Sequence[Row]], *, label: str, caption: str, name: str = "", **words: Any
+    source: str,
+    panels: Mapping[str, Sequence[Row]],
+    *,
+    label: str,
+    caption: str,
+    name: str = "",
+    stacked: bool = False,
+    **words: Any,
 ) -> Chart:
     """Return the chart ``charts/<source>.vl.json`` of some panels by title.
 
@@ -44,11 +53,12 @@ def chart(
         label: what it shows, for who cannot see it.
         caption: how to read it.
         name: where one spec is drawn twice, what tells the charts apart.
+        stacked: whether the panels stand below one another, whatever the room.
         words: what stands in the spec for ``"$word"``.
     """
     spec = _filled(json.loads(_text(source)), words)
     rows = tuple([_rounded(row) for row in found] for found in panels.values())
-    return Chart(name or source, spec, label, caption, tuple(panels), rows)
+    return Chart(name or source, spec, label, caption, tuple(panels), rows, stacked)
 
 
 def theme() -> dict[str, Any]:

@@ -16,12 +16,13 @@ import mmdistill
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports import sections, traces
-from mmdistill.reports.ablation import Ablation, summarise_tables
+from mmdistill.reports import sections, traces, worth
+from mmdistill.reports.ablation import Ablation, summarise_readings
 from mmdistill.reports.charts import Chart, theme
 from mmdistill.reports.dashboards import dashboard
 from mmdistill.reports.readings import readings_of
 from mmdistill.reports.sections import Section
+from mmdistill.reports.standing import standing
 
 PLACE = Path("report") / "index.html"
 _VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
@@ -51,11 +52,16 @@ def write_page(root: Path, output: Path | None = None) -> Path:
 
 def page(tables: Mapping[str, pa.Table]) -> str:
     """Return the report of a study from its tables as HTML."""
-    ablation, readings = summarise_tables(tables), readings_of(tables)
+    readings = readings_of(tables)
+    ablation = summarise_readings(readings)
     found = [
         sections.differences(ablation),
-        sections.results(ablation),
+        sections.results(ablation, standing(readings)),
         sections.changes(ablation),
+        worth.labels(readings, tables["trials"]),
+        worth.gaps(readings, tables["stages"]),
+        worth.optimism(readings),
+        worth.budgets(readings),
         traces.learning_curves(readings, tables["epochs"]),
         traces.selection_shares(readings, tables["epochs"]),
         traces.reliability(readings, tables["predictions"]),
@@ -68,7 +74,7 @@ def _html(ablation: Ablation, found: Sequence[Section]) -> str:
     environment = Environment(
         loader=FileSystemLoader(dashboard("report")), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["typeset"] = _typeset
+    environment.filters |= {"typeset": _typeset, "unbroken": _unbroken, "marked": _marked}
     style, scripts = _source("style.css"), [*map(_vendored, _VENDORED), _source("page.js")]
     return environment.get_template("template.html.j2").render(
         title=f"{ablation.study}: {ablation.score_name} on {ablation.dataset}",
@@ -127,3 +133,14 @@ def _as_script(module: str) -> str:
 def _typeset(text: Any) -> str:
     """Return a text with minus signs for the hyphens before its numbers."""
     return re.sub(r"(?<![\w.)\]])-(?=\d)", "\N{MINUS SIGN}", str(text))
+
+
+def _unbroken(text: str) -> str:
+    """Return a text whose words stay whole at their hyphens."""
+    return text.replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
+def _marked(text: str, tag: str | None) -> str | Markup:
+    """Return a cell whose leading number is in an element ``b`` or ``u``."""
+    lead, space, rest = text.partition(" ")
+    return Markup("<{0}>{1}</{0}>{2}{3}").format(Markup(tag), lead, space, rest) if tag else text

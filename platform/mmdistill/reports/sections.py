@@ -3,13 +3,16 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import COLUMNS, LEFT, baselines, usual
-from mmdistill.reports.render import budget_lines, change_lines, footnotes
+from mmdistill.reports.paper import paper_notes
+from mmdistill.reports.render import budget_lines, change_lines
+from mmdistill.reports.standing import Standing
 
 _NO_VERDICT = "no verdict"
 # How many times the largest difference a chart may span, lest one wide interval hides all others.
@@ -23,6 +26,7 @@ class Grid(NamedTuple):
         label: what it holds.
         left: numbers of the columns set flush left.
         folded: whether a reader opens it first.
+        marks: ``b`` or ``u`` by row and column, for the number a cell begins with.
     """
 
     label: str
@@ -30,6 +34,7 @@ class Grid(NamedTuple):
     rows: Sequence[Sequence[str]]
     left: frozenset[int] = frozenset({0})
     folded: bool = False
+    marks: Mapping[tuple[int, int], str] = MappingProxyType({})
     kind: str = "grid"
 
 
@@ -96,7 +101,7 @@ def differences(ablation: Ablation) -> Section | None:
     }
     groups = {"Planned contrasts": planned, f"Every arm minus {_compared(ablation)}": arms}
     found = {title: {k: c for k, c in claims.items() if c} for title, claims in groups.items()}
-    charts = _forests({title: claims for title, claims in found.items() if claims}, ablation)
+    charts = _forests(found, "differences", ablation)
     return Section("differences", "Differences", charts) if charts else None
 
 
@@ -117,35 +122,34 @@ def changes(ablation: Ablation) -> Section | None:
         if arm.against_base and arm.against_base.seeds.n
     }
     title = "Each change minus its base"
-    parts: list[Chart | Grid] = [*_forests({title: {k: c for k, c in claims.items() if c}}, ablation)]
+    parts: list[Chart | Grid] = [*_forests({title: {k: c for k, c in claims.items() if c}}, "changes", ablation)]
     parts.append(Grid("Changes", header, lines, frozenset({0, 1, 4, len(header) - 1})))
     return Section("changes", "Changes", parts, again=["mmdistill table STUDY"])
 
 
-def _forests(groups: Mapping[str, Mapping[str, Claim]], ablation: Ablation) -> list[Chart]:
+def _forests(groups: Mapping[str, Mapping[str, Claim]], name: str, ablation: Ablation) -> list[Chart]:
+    """Return one forest plot with a panel per group; none without a difference."""
     claims = [claim for found in groups.values() for claim in found.values()]
+    if not claims:
+        return []
     low, high = _span(claims, ablation.margin)
-    present = {claim.verdict or _NO_VERDICT for claim in claims}
-    unit = ablation.scheme.unit
-    return [
-        chart(
-            "forest",
-            {title: [_forest_row(name, claim) for name, claim in found.items()]},
-            name=f"forest: {title}",
-            label=f"Forest plot of differences in {ablation.score_name}",
-            caption=f"Difference in {ablation.score_name}, higher is better. Thick: 95 % interval over "
-            f"{ablation.scheme.replicate}; thin: over seeds and test {unit} at once. Shaded: margin of "
-            f"{ablation.margin:g}, within which a difference counts as none.",
-            margin_low=-ablation.margin,
-            margin_high=ablation.margin,
-            low=low,
-            high=high,
-            verdicts=sorted(present),
-            difference=f"difference in {ablation.score_name}",
-        )
-        for title, found in groups.items()
-        if found
-    ]
+    drawn = chart(
+        "forest",
+        {title: [_forest_row(row, c) for row, c in found.items()] for title, found in groups.items() if found},
+        name=name,
+        stacked=True,
+        label=f"Forest plot of differences in {ablation.score_name}",
+        caption=f"Difference in {ablation.score_name}, higher is better. Thick: 95 % interval over "
+        f"{ablation.scheme.replicate}; thin: over seeds and test {ablation.scheme.unit} at once. Shaded: the "
+        f"margin of {ablation.margin:g}, within which a difference counts as none.",
+        margin_low=-ablation.margin,
+        margin_high=ablation.margin,
+        low=low,
+        high=high,
+        verdicts=sorted({claim.verdict or _NO_VERDICT for claim in claims}),
+        difference=f"difference in {ablation.score_name}",
+    )
+    return [drawn]
 
 
 def _forest_row(name: str, claim: Claim) -> dict[str, Any]:
@@ -171,14 +175,19 @@ def _span(claims: Iterable[Claim], margin: float) -> tuple[float, float]:
     return max(low, -most), min(high, most)
 
 
-def results(ablation: Ablation) -> Section:
-    """Return the ablation table."""
+def results(ablation: Ablation, marks: Standing) -> Section:
+    """Return the ablation table; the best mean is bold, the second underlined."""
     names = usual(ablation)
     header = ["arm", *(COLUMNS[name].title(ablation) for name in names)]
     rows = [[arm.name, *(COLUMNS[name].cell(arm, ablation).text for name in names)] for arm in ablation.arms]
     left = frozenset({0, *(place for place, name in enumerate(names, start=1) if name in LEFT)})
-    notes = [f"{line}." for line in footnotes(ablation)]
-    grid = Grid(f"{ablation.score_name} of every arm", header, rows, left)
+    # What the whole study must say is beside the verdict.
+    said = {*ablation.stamps, *ablation.warnings}
+    notes = [f"{line}." for line in paper_notes(ablation, names, marks) if line not in said]
+    place = names.index("score") + 1
+    marked = {marks.best: "b", marks.second: "u"}
+    tags = {(row, place): marked[arm.name] for row, arm in enumerate(ablation.arms) if arm.name in marked}
+    grid = Grid(f"{ablation.score_name} of every arm", header, rows, left, marks=tags)
     return Section("table", "Table", [grid], notes=notes, again=["mmdistill table STUDY"])
 
 

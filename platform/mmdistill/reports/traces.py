@@ -30,11 +30,14 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
     low, high = np.quantile(means, (0.0, 0.97))
     title = f"validation {metric.replace('_', '-')}"
     drawn = chart(
-        "learning_curves",
+        "curves",
         panels,
+        name="learning curves",
         label=f"Learning curves: {title} by epoch",
         caption=f"Mean {title} over the confirmed runs, with its 95 % interval over runs; dashed: the arm's "
         "baseline.",
+        x="epoch",
+        scale="linear",
         curve=title,
         low=float(low),
         high=float(high),
@@ -47,9 +50,9 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
 
 def _rows(points: Sequence[CurvePoint], of: str) -> list[dict[str, Any]]:
     if of == _BASELINE:
-        return [{"of": of, "epoch": point.epoch, "mean": point.value.mean} for point in points]
+        return [{"of": of, "x": point.epoch, "mean": point.value.mean} for point in points]
     return [
-        {"of": of, "epoch": epoch, "mean": value.mean, "low": value.low, "high": value.high}
+        {"of": of, "x": epoch, "mean": value.mean, "low": value.low, "high": value.high}
         for epoch, value in points
     ]
 

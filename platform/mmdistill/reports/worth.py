@@ -1,0 +1,199 @@
+"""The sections of the page on what an arm is worth: in labels, of the teacher's gap, on unseen rows, in trials."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mmdistill.reports.budget_curve import BudgetCurve, budget_curves
+from mmdistill.reports.cells import number, score
+from mmdistill.reports.charts import Chart, chart
+from mmdistill.reports.exchange import LabelCurve, Worth, exchange, labels_of
+from mmdistill.reports.gap import gap_shares, optimism_gaps
+from mmdistill.reports.readings import Readings
+from mmdistill.reports.sections import Grid, Section
+from mmdistill.statistics import Interval
+
+_OURS, _BASELINE = "arm", "baseline"
+
+
+def labels(readings: Readings, trials: pa.Table) -> Section | None:
+    """Return what every arm is worth in labels of the student alone; None without a label curve."""
+    found = exchange(readings, labels_of(trials)).curves
+    worths = [worth for curve in found for worth in curve.worths]
+    if not worths:
+        return None
+    charts = [_label_chart(curve, readings, place) for place, curve in enumerate(found) if curve.worths]
+    header = ["arm", "its labels", readings.study["score"], "equals the student alone at", "95 % interval", "n"]
+    rows = [[w.arm, f"{w.fraction:.0%}", score(w.score).text, _equal(w), _range(w), str(w.n)] for w in worths]
+    parts = [*charts, Grid("Exchange rate in labels", header, rows)]
+    return Section("labels", "Worth in labels", parts, again=["mmdistill query STUDY @label_curve"])
+
+
+def _equal(worth: Worth) -> str:
+    sign = {"below": "less than ", "inside": "", "above": "more than "}[worth.side]
+    return f"{sign}{worth.equal:.0%}"
+
+
+def _range(worth: Worth) -> str:
+    low = "below the smallest" if worth.open_low else f"{worth.low:.0%}"
+    return f"{low} to {'above the largest' if worth.open_high else f'{worth.high:.0%}'}"
+
+
+def _label_chart(curve: LabelCurve, readings: Readings, place: int) -> Chart:
+    alone = [
+        {"of": "alone", "fraction": fraction, "fitted": fitted, **_scored(interval)}
+        for fraction, fitted, interval in zip(curve.fractions, curve.fitted, curve.scores, strict=True)
+    ]
+    means = [interval.mean for interval in (*curve.scores, *(worth.score for worth in curve.worths))]
+    return chart(
+        "label_curve",
+        {worth.arm: [*alone, _worth_row(worth)] for worth in curve.worths},
+        name=f"label curve {place}",
+        label=f"{readings.study['score']} over label fractions, and the labels each arm is worth",
+        caption="Grey: the student alone over its label fractions (points with 95 % intervals) and the closest "
+        "curve that never falls. Blue: the arm; the arrow leads to the labels at which the student alone "
+        "scores as much, the band is its 95 % interval.",
+        score=readings.study["score"],
+        fractions=list(curve.fractions),
+        first=min([curve.fractions[0], *(worth.fraction for worth in curve.worths)]),
+        last=max([curve.fractions[-1], *(worth.fraction for worth in curve.worths)]),
+        low=min(means),
+        high=max(means),
+    )
+
+
+def _scored(interval: Interval) -> dict[str, float]:
+    return {"mean": interval.mean, "score_low": interval.low, "score_high": interval.high}
+
+
+def _worth_row(worth: Worth) -> dict[str, Any]:
+    return {
+        "of": "worth",
+        "fraction": worth.fraction,
+        **_scored(worth.score),
+        "equal": worth.equal,
+        "equal_low": worth.low,
+        "equal_high": worth.high,
+        "angle": 0 if worth.equal >= worth.fraction else 180,
+        "text": f"{worth.arm}: {_equal(worth)}",
+    }
+
+
+def gaps(readings: Readings, stages: pa.Table) -> Section | None:
+    """Return the share of the distillable gap each arm closes, on validation rows."""
+    found = gap_shares(readings, stages)
+    known = {gap.arm: gap.share for gap in found if gap.share}
+    if not found:
+        return None
+    header = ["arm", "its best teacher", "n", "teacher minus student alone", "share closed"]
+    rows = [
+        [gap.arm, gap.teacher, str(gap.gap.n), _ends(gap.gap), _ends(gap.share) if gap.share else gap.reason or ""]
+        for gap in found
+    ]
+    drawn = _intervals(
+        known,
+        name="gap",
+        x="share of the gap closed",
+        tick_format=".0%",
+        label="Share of the gap between student alone and teacher that each arm closes",
+        caption="0 is the student alone, 100 % its best teacher, all on the validation rows of the confirmed "
+        "pairs; ratio of means with Fieller's 95 % interval.",
+    )
+    parts = [*drawn, Grid("Share of the gap", header, rows, frozenset({0, 1, 4}))]
+    return Section("gap", "Share of the gap closed", parts)
+
+
+def optimism(readings: Readings) -> Section | None:
+    """Return how far validation flattered each arm."""
+    found = {gap.arm: gap.difference for gap in optimism_gaps(readings)}
+    if not found:
+        return None
+    drawn = _intervals(
+        found,
+        name="optimism",
+        x=f"validation minus test {readings.study['score']}",
+        tick_format="+.3~f",
+        label="Validation minus test score of each arm",
+        caption="Above 0 validation flattered the arm: it chose the settings and the epoch. Confirmed runs, 95 % "
+        "interval.",
+    )
+    rows = [[arm, _ends(interval), str(interval.n)] for arm, interval in found.items()]
+    grid = Grid("Validation minus test", ["arm", "validation minus test", "n"], rows, folded=True)
+    return Section("optimism", "Did validation flatter?", [*drawn, grid])
+
+
+def _ends(interval: Interval) -> str:
+    mean = f"{interval.mean:+z.3f}"
+    return mean if math.isnan(interval.low) else f"{mean} [{interval.low:z.3f}, {interval.high:z.3f}]"
+
+
+def _intervals(
+    found: Mapping[str, Interval], *, name: str, x: str, tick_format: str, label: str, caption: str
+) -> list[Chart]:
+    """Return one chart of intervals by name; none without any."""
+    ends = [end for i in found.values() for end in (i.mean, i.low, i.high) if math.isfinite(end)]
+    if not ends:
+        return []
+    most = 3 * max(abs(i.mean) for i in found.values() if math.isfinite(i.mean))
+    rows = [
+        {"row": row, "kind": name, "mean": i.mean, "low": i.low, "high": i.high, "text": f"{row}: {_ends(i)}"}
+        for row, i in found.items()
+    ]
+    return [
+        chart(
+            "intervals",
+            {"": rows},
+            name=name,
+            label=label,
+            caption=caption,
+            x=x,
+            format=tick_format,
+            kinds=[name],
+            legend=None,
+            step=24,
+            low=max(-most, min(0.0, *ends)),
+            high=min(most, max(0.0, *ends)),
+        )
+    ]
+
+
+def budgets(readings: Readings) -> Section | None:
+    """Return what more trials of the search would have been worth."""
+    found = {curve.arm: curve for curve in budget_curves(readings)}
+    if not any(len(curve.points) > 1 for curve in found.values()):
+        return None
+    against = {arm.name: arm.baseline for arm in readings.declared}
+    points = [point.score for curve in found.values() for point in curve.points]
+    drawn = chart(
+        "curves",
+        {arm: _curve_rows(found.get(against[arm] or ""), _BASELINE) + _curve_rows(curve, _OURS) for arm, curve in found.items()},
+        name="budget curves",
+        label=f"Expected validation {readings.study['score']} of the best of n trials",
+        caption=f"Validation {readings.study['score']} of the best of n trials drawn from the arm's own search; "
+        "band: 90 % of the draws; dashed: the arm's baseline.",
+        x="trials",
+        scale="linear",
+        curve=f"validation {readings.study['score']}",
+        low=min(point.low for point in points),
+        high=max(point.high for point in points),
+    )
+    counts = sorted({curve.points[-1].n for curve in found.values()} | {n for n in (1, 4, 8, 16, 32, 64, 128)})
+    shown = [n for n in counts if n <= max(curve.points[-1].n for curve in found.values())]
+    rows = [[arm, *(_at(curve, n) for n in shown)] for arm, curve in found.items()]
+    grid = Grid("Expected score of the best of n", ["arm", *(f"best of {n}" for n in shown)], rows, folded=True)
+    return Section("budget", "Score against budget", [drawn, grid])
+
+
+def _curve_rows(curve: BudgetCurve | None, of: str) -> list[dict[str, Any]]:
+    points: Sequence[Any] = curve.points if curve else ()
+    band = ("low", "high") if of == _OURS else ()
+    return [
+        {"of": of, "x": point.n, "mean": point.score.mean, **{end: getattr(point.score, end) for end in band}}
+        for point in points
+    ]
+
+
+def _at(curve: BudgetCurve, n: int) -> str:
+    return number({point.n: point.score.mean for point in curve.points}.get(n)).text
