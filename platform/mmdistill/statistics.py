@@ -1,6 +1,7 @@
 """Intervals, paired tests and verdicts; NumPy and SciPy only.
 
-Axes: K bootstrap draws, R runs, S seeds, U test units, Q additive moments (the first counts rows), N values.
+Axes: A arms, C contrasts, K bootstrap draws, R runs, S seeds, U test units, Q additive moments (the first
+counts rows), N values.
 """
 
 import math
@@ -247,36 +248,65 @@ def crossed_score_bootstrap(
         draws: resamples, K.
         seed: of the resampling itself.
     """
-    runs, units = arm_RUQ.shape[:2]
+    both_ARUQ = np.stack([arm_RUQ, against_RUQ])
+    return crossed_contrasts_bootstrap(both_ARUQ, [[1, -1]], seed_R, score, draws=draws, seed=seed)[0]
+
+
+def crossed_contrasts_bootstrap(
+    moments_ARUQ: Array,
+    weight_CA: npt.ArrayLike,
+    seed_R: npt.NDArray[np.int64],
+    score: Score,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> list[Bootstrap]:
+    """Return the bootstrap of weighted sums of mean scores of several arms, one per row of weights.
+
+    As :func:`crossed_score_bootstrap`, whose difference is the row (1, -1). All arms share the resamples.
+
+    Args:
+        moments_ARUQ: moments of every arm's runs per unit, over the same runs, units and row counts.
+        weight_CA: weight of each arm in each sum; the weights of a contrast add up to 0.
+        seed_R: the seed of each run, as 0 .. S - 1.
+        score: from moments to the score.
+        draws: resamples, K.
+        seed: of the resampling itself.
+    """
+    weights_CA = np.asarray(weight_CA, dtype=np.float64)
+    runs, units = moments_ARUQ.shape[1:3]
     seeds = int(seed_R.max()) + 1 if runs else 0
-    both = _Paired(arm_RUQ, against_RUQ, score)
-    estimate = float(both.difference(np.ones((1, runs)), np.ones((1, units)))[0]) if runs else math.nan
+    one_R, one_U = np.ones((1, runs)), np.ones((1, units))
+
+    def summed(run_KR: Array, unit_KU: Array) -> Array:
+        means_AK = [_mean_score(moments_RUQ, score, run_KR, unit_KU) for moments_RUQ in moments_ARUQ]
+        return np.asarray(weights_CA @ np.stack(means_AK))
+
+    estimate_C = summed(one_R, one_U)[:, 0] if runs else np.full(len(weights_CA), math.nan)
     if runs < 2 or units < 2:
-        return Bootstrap(estimate, np.full(draws, math.nan), math.nan, seeds)
+        return [Bootstrap(float(one), np.full(draws, math.nan), math.nan, seeds) for one in estimate_C]
     unit_KU, seed_KS = _resampled(units, draws, seed, "units"), _resampled(seeds, draws, seed, "seeds")
     seed_KR = seed_KS[:, seed_R]
-    draws_K = both.difference(seed_KR, unit_KU)
-    seed_variance = float(both.difference(seed_KR, np.ones((1, units))).var())
-    unit_variance = float(both.difference(np.ones((1, runs)), unit_KU).var())
-    scale, freedom = _small_sample((seed_variance, seeds), (unit_variance, units))
-    return Bootstrap(estimate, estimate + scale * (draws_K - estimate), freedom, seeds)
+    draws_CK = summed(seed_KR, unit_KU)
+    seed_variance_C, unit_variance_C = summed(seed_KR, one_U).var(axis=1), summed(one_R, unit_KU).var(axis=1)
+    found = []
+    for estimate, draws_K, *variances in zip(
+        estimate_C.tolist(), draws_CK, seed_variance_C.tolist(), unit_variance_C.tolist(), strict=True
+    ):
+        scale, freedom = _small_sample((variances[0], seeds), (variances[1], units))
+        found.append(Bootstrap(estimate, estimate + scale * (draws_K - estimate), freedom, seeds))
+    return found
 
 
-class _Paired(NamedTuple):
-    arm_RUQ: Array
-    against_RUQ: Array
-    score: Score
-
-    def difference(self, run_KR: Array, unit_KU: Array) -> Array:
-        """Return the weighted mean difference of each draw; either weight may have one row for all draws."""
-        arm_KRQ, against_KRQ = (_weighted(unit_KU, moments) for moments in (self.arm_RUQ, self.against_RUQ))
-        rows_R = self.arm_RUQ[..., 0].sum(axis=1)
-        weight_KR = run_KR * arm_KRQ[..., 0] / np.maximum(rows_R, 1)
-        total_K = weight_KR.sum(axis=1)
-        sum_K = (weight_KR * (self.score(arm_KRQ) - self.score(against_KRQ))).sum(axis=1)
-        # A draw may miss every unit of every drawn run only in tables of a few cells.
-        mean_K: Array = np.divide(sum_K, total_K, out=np.zeros_like(sum_K), where=total_K > 0)
-        return mean_K
+def _mean_score(moments_RUQ: Array, score: Score, run_KR: Array, unit_KU: Array) -> Array:
+    """Return the weighted mean score of each draw; either weight may have one row for all draws."""
+    moments_KRQ = _weighted(unit_KU, moments_RUQ)
+    weight_KR = run_KR * moments_KRQ[..., 0] / np.maximum(moments_RUQ[..., 0].sum(axis=1), 1)
+    total_K = weight_KR.sum(axis=1)
+    sum_K = (weight_KR * score(moments_KRQ)).sum(axis=1)
+    # A draw may miss every unit of every drawn run only in tables of a few cells.
+    mean_K: Array = np.divide(sum_K, total_K, out=np.zeros_like(sum_K), where=total_K > 0)
+    return mean_K
 
 
 def _weighted(unit_KU: Array, moments_RUQ: Array) -> Array:

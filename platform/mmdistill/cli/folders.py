@@ -35,6 +35,15 @@ def cache_folder(cache: Path | None, root: Path) -> Path:
     return root / "cache" if cache is None else _folder(cache)
 
 
+def figures_folder(output: Path | None, root: Path) -> Path:
+    """Return the folder of a study's figures, ``report/figures`` in that of the study by default.
+
+    Raises:
+        InputError: if it is a file.
+    """
+    return root / "report" / "figures" if output is None else _folder(output)
+
+
 def _folder(path: Path) -> Path:
     """Return a path that is a folder or can become one."""
     if readable(path).exists() and not path.is_dir():

@@ -196,6 +196,82 @@ def table(
 
 
 @app.command
+def figure(
+    study: Study,
+    /,
+    *kinds: Annotated[
+        str, Parameter(name="KIND", help="E.g. forest; every kind the study can fill by default.")
+    ],
+    output: Annotated[
+        Path | None, Parameter(help="Folder of the files; report/figures/ in the study by default.")
+    ] = None,
+    rows: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", consume_multiple=True, help="Arms, e.g. student_only 'mt_pkdot*'; all."),
+    ] = (),
+    curve: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", consume_multiple=True, help="For the kind curves, e.g. term/transport."),
+    ] = (),
+    as_json: AsJson = False,
+) -> int:
+    """Draw a study for a paper, as PDF with embedded fonts and as PNG; print the files.
+
+    Kinds: budget, calibration, curves, forest, labels, lattice, ranks, selection, similarity.
+    """
+    from mmdistill.cli.figure import show_figures
+
+    return show_figures(study, kinds, output=output, rows=rows, curves=curve, as_json=as_json)
+
+
+@app.command
+def why(
+    study: Study,
+    /,
+    *,
+    arm: Annotated[str, Parameter(help="Whose number to explain, e.g. hinton.")],
+    metric: Annotated[str | None, Parameter(help="The study's score by default.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Print where a number of the table comes from: runs, settings, versions, and what was left out."""
+    from mmdistill.cli.why import show_why
+
+    return show_why(study, arm, metric, as_json=as_json)
+
+
+@app.command
+def rerun(
+    study: Study,
+    /,
+    *trials: Annotated[str, Parameter(name="TRIAL", help="Key of a run, as `mmdistill why` prints it.")],
+    arm: Annotated[str | None, Parameter(help="Every run behind the score of this arm.")] = None,
+    cache: Annotated[
+        Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
+    ] = None,
+    fresh: Annotated[
+        bool, Parameter(negative="", help="Train the teachers again too, and take nothing from the cache.")
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        Parameter(
+            validator=Number(gte=0),
+            help="Largest difference that counts as none; by default 0 on the machine and versions of the "
+            "record, else 0.05.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compute recorded runs again, from their recorded settings, and compare; the study stays as it is.
+
+    A test reading is repeated on rows that were read before: no opening is spent. Exit codes: 0 the same,
+    1 different.
+    """
+    from mmdistill.cli.rerun import show_rerun
+
+    return show_rerun(study, trials, arm=arm, cache=cache, fresh=fresh, tolerance=tolerance, as_json=as_json)
+
+
+@app.command
 def verify(
     study: Study,
     /,

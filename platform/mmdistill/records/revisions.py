@@ -1,7 +1,8 @@
 """What may be added to a study that has begun, and what may not.
 
 A study is identified by everything that decides its results. Arms, confirmation pairs and contrasts may be
-added; the number of trials may change while nothing has been proposed. Each such change makes a revision.
+added; the number of trials may change while nothing has been proposed; prices may change at any time. Each
+such change makes a revision.
 """
 
 import dataclasses
@@ -66,6 +67,10 @@ def _before_the_search(change: _Change) -> bool:
     return change.below == "trials" and not change.begun
 
 
+def _always(_change: _Change) -> bool:
+    return True
+
+
 # By the first part of a key: whether the change adds something and leaves what was there.
 _EXTENTS: dict[str, Callable[[_Change], bool]] = {
     "arms": _new_arm,
@@ -74,6 +79,9 @@ _EXTENTS: dict[str, Callable[[_Change], bool]] = {
     "contrasts": _new_question,
     "confirm": _more_pairs,
     "search": _before_the_search,
+    # They change no result.
+    "prices": _always,
+    "price_unit": _always,
 }
 
 

@@ -172,7 +172,9 @@ class StudyRow(Row):
         str,
         "arms in the order of the study file: name, recipe, dimensions, digest, note, baseline (arm it is "
         "compared with), frozen (arm whose winner's settings it takes), base, change, folds (their scheme), "
-        "tuning, revision, planned (runs by phase)",
+        "tuning, revision, planned (runs by phase), privileged (modalities its teachers see), teachers (its "
+        "networks), alike (digest of all other settings, by which of the two is left out), prices (stated "
+        "cost of each privileged modality, > 0), price_unit",
     ]
     trials: Annotated[int, "proposals per arm"]
     tuning: Annotated[

@@ -40,7 +40,7 @@ from mmdistill.records.store import (
 from mmdistill.records.study import StudyFolder
 
 # Metrics that may differ between two runs of one study, beside the columns in `Row.varying`.
-_VARYING_METRICS = ("latency",)
+VARYING_METRICS = ("latency",)
 # What a table is made of; a manifest that names all these files is up to date.
 _SOURCES = ("revisions", "finals", "withdrawn", "attempts", "openings")
 _KEPT_MANIFESTS = 2
@@ -267,7 +267,7 @@ def scientific(table: pa.Table) -> pa.Table:
 
 
 def _without_varying(metrics: pa.Array) -> pa.Array:
-    names = [field.name for field in metrics.type if not any(odd in field.name for odd in _VARYING_METRICS)]
+    names = [field.name for field in metrics.type if not any(odd in field.name for odd in VARYING_METRICS)]
     if not names:
         return pa.StructArray.from_arrays([pa.nulls(len(metrics), pa.string())], names=["none"])
     return pa.StructArray.from_arrays([metrics.field(name) for name in names], names)

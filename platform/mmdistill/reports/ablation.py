@@ -22,7 +22,9 @@ from mmdistill.reports.claims import (
     sentence,
     too_few,
 )
+from mmdistill.reports.contributions import Lattice, contributions
 from mmdistill.reports.evidence import Arm, Scheme, Trial
+from mmdistill.reports.harm import HarmSet, harm_sets
 from mmdistill.reports.readings import Basis, Readings, readings_of
 from mmdistill.statistics import Interval
 
@@ -76,6 +78,8 @@ class Ablation(NamedTuple):
         arms: in the order in which they read well.
         sentences: one per planned contrast.
         warnings: what a reader must know before believing a number.
+        lattices: contributions of teachers and of privileged modalities, where arms differ in these alone.
+        harm: which rows each arm turns from right to wrong and back, of those with predictions.
     """
 
     study: str
@@ -93,6 +97,8 @@ class Ablation(NamedTuple):
     contrasts: tuple[Claim, ...]
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]
+    lattices: tuple[Lattice, ...]
+    harm: tuple[HarmSet, ...]
 
 
 def summarise(root: Path) -> Ablation:
@@ -111,7 +117,7 @@ def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
 
 
 def summarise_readings(readings: Readings) -> Ablation:
-    """Return the ablation of a study from what its tables hold for it."""
+    """Return the ablation of a study whose tables were read already."""
     study, openings = readings.study, readings.openings
     judged = {
         "margin": study["margin"],
@@ -138,7 +144,14 @@ def summarise_readings(readings: Readings) -> Ablation:
             sentence(claim, margin=study["margin"]) for claim in contrasts if not readings.is_beside
         ),
         warnings=tuple(_warnings(readings, arms, contrasts)),
+        lattices=contributions(readings, [*contrasts, *_shown(arms)]),
+        harm=harm_sets(readings),
     )
+
+
+def _shown(arms: Sequence[ArmSummary]) -> list[Claim]:
+    claims = [(arm.against_baseline, arm.against_base, arm.against_reference) for arm in arms]
+    return [claim for several in claims for claim in several if claim]
 
 
 def _planned(readings: Readings) -> list[Question]:

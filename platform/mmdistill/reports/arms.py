@@ -22,6 +22,10 @@ class Declared(NamedTuple):
         tuning: where its winners were searched: nested, fixed_holdout or shared.
         revision: number of the study's version that added it, from 1.
         planned: runs by phase; None for an arm that left rows and was never declared.
+        privileged: modalities that its teachers see beside the student's.
+        teachers: names of its networks.
+        alike: digest of all its other settings, by which of these two is left out; None where unknown.
+        prices: stated cost of privileged modalities, by name, in ``price_unit``.
     """
 
     name: str
@@ -36,6 +40,11 @@ class Declared(NamedTuple):
     tuning: str = "nested"
     revision: int = 1
     planned: Mapping[str, int] | None = None
+    privileged: Sequence[str] = ()
+    teachers: Sequence[str] = ()
+    alike: Mapping[str, str] | None = None
+    prices: Mapping[str, float] | None = None
+    price_unit: str = ""
 
     @property
     def reading_of(self) -> str:

@@ -1,6 +1,7 @@
 """What stands in one cell of a table: the same text in every format, marked up by each in its own way."""
 
 import math
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from mmdistill.reports.ablation import ArmSummary
@@ -29,6 +30,20 @@ class Cell(NamedTuple):
         return f"{self.lead} {self.rest}".strip()
 
 
+class Section(NamedTuple):
+    """A table beside that of the arms.
+
+    Attributes:
+        header: titles of the columns.
+        lines: cells as text.
+        left: places of the columns that read from the left.
+    """
+
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    left: Collection[int]
+
+
 def number(value: float | None) -> Cell:
     """Return a number with three digits; ``-`` for what was not measured."""
     if value is None or not math.isfinite(value):
@@ -47,10 +62,11 @@ def difference(claim: Claim | None, *, crossed: bool) -> Cell:
     if claim is None or not claim.seeds.n:
         return Cell(NOTHING)
     intervals = [claim.seeds, claim.crossed] if crossed else [claim.seeds]
-    return Cell(f"{claim.seeds.mean:+z.3f}", " ".join(map(_ends, intervals)), is_number=True)
+    return Cell(f"{claim.seeds.mean:+z.3f}", " ".join(map(ends, intervals)), is_number=True)
 
 
-def _ends(interval: Interval) -> str:
+def ends(interval: Interval) -> str:
+    """Return the ends of an interval in brackets."""
     return f"[{NOTHING}]" if math.isnan(interval.low) else f"[{interval.low:z.3f}, {interval.high:z.3f}]"
 
 

@@ -66,25 +66,35 @@ def planned_claims(
     questions: Sequence[Question], compare: Compare, *, margin: float, judged: bool
 ) -> list[Claim]:
     """Return one claim per planned contrast, Holm-adjusted within them."""
-    return _claims(questions, compare, holm, margin=margin, judged=judged)
+    return _claims(questions, _evidence(questions, compare), holm, margin=margin, judged=judged)
 
 
 def exploratory_claims(
     questions: Sequence[Question], compare: Compare, *, margin: float, judged: bool
 ) -> list[Claim]:
     """Return one claim per comparison that nobody planned, Benjamini-Hochberg-adjusted within them."""
-    return _claims(questions, compare, false_discovery, margin=margin, judged=judged)
+    return exploratory_claims_of(questions, _evidence(questions, compare), margin=margin, judged=judged)
+
+
+def exploratory_claims_of(
+    questions: Sequence[Question], evidence: Sequence[Paired], *, margin: float, judged: bool
+) -> list[Claim]:
+    """Return one claim per piece of evidence that nobody planned, Benjamini-Hochberg-adjusted within them."""
+    return _claims(questions, evidence, false_discovery, margin=margin, judged=judged)
+
+
+def _evidence(questions: Sequence[Question], compare: Compare) -> list[Paired]:
+    return [compare(question.arm, question.against) for question in questions]
 
 
 def _claims(
     questions: Sequence[Question],
-    compare: Compare,
+    evidence: Sequence[Paired],
     adjust: Callable[[Sequence[float]], list[float]],
     *,
     margin: float,
     judged: bool,
 ) -> list[Claim]:
-    evidence = [compare(question.arm, question.against) for question in questions]
     adjusted = adjust([found.p for found in evidence])
     return [
         Claim(
@@ -110,13 +120,33 @@ def _judged(found: Paired, margin: float, p: float) -> Verdict:
     return verdict(wide, narrow, margin=margin, p=p)
 
 
+_OPPOSITE: dict[Verdict | None, Verdict] = {"helps": "harms", "harms": "helps"}
+
+
+def turned_round(claim: Claim) -> Claim:
+    """Return the same claim on ``against`` minus ``arm``."""
+    return claim._replace(
+        arm=claim.against,
+        against=claim.arm,
+        seeds=_negative(claim.seeds),
+        crossed=_negative(claim.crossed),
+        verdict=_OPPOSITE.get(claim.verdict, claim.verdict),
+    )
+
+
+def _negative(interval: Interval) -> Interval:
+    return Interval(-interval.mean, -interval.high, -interval.low, interval.n)
+
+
 def sentence(claim: Claim, *, margin: float) -> str:
     """Return the claim as a question and its answer with the numbers."""
     question = claim.question or f"{claim.arm} against {claim.against}?"
     remarks = [f"planned after opening {claim.after_opening}"] if claim.after_opening else []
     remarks += claim.remarks
     if claim.seeds.n:
-        answer = f"{_answer(claim, margin)} ({_numbers(claim)})"
+        # A harm is told as the size of the loss.
+        sign = -1 if claim.verdict == "harms" else 1
+        answer = f"{_answer(claim, margin)} ({numbers(claim, sign)})"
     else:
         answer = f"Not known yet: {claim.arm} and {claim.against} share no finished pair"
     return " ".join([question, "; ".join([answer, *remarks]) + "."])
@@ -135,8 +165,9 @@ def _answer(claim: Claim, margin: float) -> str:
     return answers[claim.verdict]
 
 
-def _numbers(claim: Claim) -> str:
-    scheme, sign = claim.scheme, -1 if claim.verdict == "harms" else 1
+def numbers(claim: Claim, sign: int = 1) -> str:
+    """Return the intervals of a claim, n and p in words; ``sign`` -1 turns the intervals round."""
+    scheme = claim.scheme
     parts = [
         _range(scheme.replicate, claim.seeds, sign),
         _range(f"seeds x {scheme.unit}", claim.crossed, sign),
@@ -149,7 +180,7 @@ def _numbers(claim: Claim) -> str:
 
 
 def _range(name: str, interval: Interval, sign: int) -> str:
-    """Return an interval in words; of a harm as the size of the loss, like the number before it."""
+    """Return an interval in words, turned round where ``sign`` is -1."""
     if math.isnan(interval.low):
         return f"{name}: no interval"
     low, high = sorted((sign * interval.low, sign * interval.high))

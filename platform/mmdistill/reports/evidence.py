@@ -1,6 +1,7 @@
 """What the records say about one arm and about two arms side by side.
 
-Axes: N prediction rows, R runs, U test units, Q moments (:mod:`mmdistill.statistics`).
+Axes: A arms, C contrasts, N prediction rows, P pairs, R runs, S seeds, U test units, Q moments
+(:mod:`mmdistill.statistics`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from mmdistill.statistics import (
     Score,
     concordance,
     corrected_resampled_t,
-    crossed_score_bootstrap,
+    crossed_contrasts_bootstrap,
     ratio,
     sign_flip_test,
     t_interval,
@@ -118,22 +119,52 @@ def mean_interval(arm: Arm, *, score: str, scheme: Scheme) -> Interval:
 
 def paired(arm: Arm, against: Arm, *, score: str, scheme: Scheme, seed: int) -> Paired:
     """Return what the pairs that both arms finished say about their difference in ``score``."""
-    pairs = sorted(arm.runs.keys() & against.runs.keys())
-    missing = tuple(sorted(arm.runs.keys() ^ against.runs.keys()))
+    return contrasted([arm, against], [[1, -1]], score=score, scheme=scheme, seed=seed)[0]
+
+
+def contrasted(
+    arms: Sequence[Arm], weight_CA: npt.ArrayLike, *, score: str, scheme: Scheme, seed: int
+) -> list[Paired]:
+    """Return what the pairs that all arms finished say about weighted sums of their scores.
+
+    Args:
+        arms: at least one, of one scheme.
+        weight_CA: one contrast per row; the weights of a contrast add up to 0.
+        score: the metric.
+        scheme: what counts as one replicate.
+        seed: of the resampling; equal seeds share their resamples.
+    """
+    weights_CA = np.asarray(weight_CA, dtype=np.float64)
+    runs = [arm.runs.keys() for arm in arms]
+    pairs = sorted(set.intersection(*map(set, runs)))
+    missing = tuple(sorted(set.union(*map(set, runs)) - set(pairs)))
     if scheme.replicate == "subjects":
-        ours_SU, theirs_SU = (_by_subject(side, pairs, score) for side in (arm, against))
-        difference_SU = ours_SU - theirs_SU if ours_SU.shape == theirs_SU.shape else _UNKNOWN
-        values = _averaged(difference_SU)
-        crossed, crossed_90 = _crossed_subjects(difference_SU, seed)
+        value_ASU = [_by_subject(arm, pairs, score) for arm in arms]
+        is_known = len({value_SU.shape for value_SU in value_ASU}) == 1
+        sums_CSU = (
+            np.tensordot(weights_CA, np.stack(value_ASU), 1) if is_known else [_UNKNOWN] * len(weights_CA)
+        )
+        values_CN = [_averaged(sum_SU) for sum_SU in sums_CSU]
+        drawn_C = [_crossed_subjects(sum_SU, seed) for sum_SU in sums_CSU]
     else:
-        metrics = {pair: (arm.runs[pair]["metrics"], against.runs[pair]["metrics"]) for pair in pairs}
-        differences = {pair: ours[score] - theirs[score] for pair, (ours, theirs) in metrics.items()}
-        values = per_replicate(differences, arm, scheme)
-        crossed, crossed_90 = _crossed(arm, against, pairs, score, seed)
-    wide, p = corrected_resampled_t(values, scheme.test_share)
-    narrow, _ = corrected_resampled_t(values, scheme.test_share, level=0.90)
+        value_AP = np.array([[arm.runs[pair]["metrics"][score] for pair in pairs] for arm in arms])
+        values_CN = [
+            per_replicate(dict(zip(pairs, sum_P, strict=True)), arms[0], scheme)
+            for sum_P in weights_CA @ value_AP
+        ]
+        drawn_C = _crossed(arms, weights_CA, pairs, score, seed)
+    return [
+        _paired(values_N, *drawn, missing, scheme) for values_N, drawn in zip(values_CN, drawn_C, strict=True)
+    ]
+
+
+def _paired(
+    values_N: Array, crossed: Interval, crossed_90: Interval, missing: tuple[str, ...], scheme: Scheme
+) -> Paired:
+    wide, p = corrected_resampled_t(values_N, scheme.test_share)
+    narrow, _ = corrected_resampled_t(values_N, scheme.test_share, level=0.90)
     if scheme.replicate != "folds":
-        p = sign_flip_test(values) if len(values) else float("nan")
+        p = sign_flip_test(values_N) if len(values_N) else float("nan")
     return Paired(wide, crossed, narrow, crossed_90, p, missing, scheme)
 
 
@@ -178,28 +209,33 @@ def _averaged(value_SU: Array) -> Array:
     return np.asarray(np.nanmean(value_SU[:, known_U], axis=0)) if known_U.any() else np.zeros(0)
 
 
-def _crossed_subjects(difference_SU: Array, seed: int) -> tuple[Interval, Interval]:
-    known_SU = ~np.isnan(difference_SU)
-    moments_SUQ = np.stack([known_SU, np.where(known_SU, difference_SU, 0)], axis=-1).astype(np.float64)
+def _crossed_subjects(sum_SU: Array, seed: int) -> tuple[Interval, Interval]:
+    known_SU = ~np.isnan(sum_SU)
+    moments_SUQ = np.stack([known_SU, np.where(known_SU, sum_SU, 0)], axis=-1).astype(np.float64)
     moments_RUQ = moments_SUQ[:, known_SU.any(axis=0)]
     seed_R = np.arange(len(moments_RUQ))
     if len(moments_RUQ) == 1:
         # With one seed each subject is a run of its own: there is nothing but subjects to resample.
         moments_RUQ = np.eye(moments_RUQ.shape[1])[:, :, None] * moments_RUQ
         seed_R = np.zeros(len(moments_RUQ), dtype=np.int64)
-    drawn = crossed_score_bootstrap(moments_RUQ, moments_RUQ * [1, 0], seed_R, ratio, seed=seed)
+    (drawn,) = crossed_contrasts_bootstrap(moments_RUQ[None], [[1]], seed_R, ratio, seed=seed)
     return drawn.interval(0.95), drawn.interval(0.90)
 
 
 def _crossed(
-    arm: Arm, against: Arm, pairs: Sequence[str], score: str, seed: int
-) -> tuple[Interval, Interval]:
-    ours, theirs = (_moments(side, pairs) for side in (arm, against))
-    if ours is None or theirs is None or not np.array_equal(ours[..., 0], theirs[..., 0]):
-        return _NONE, _NONE
-    seed_R, _ = _seeds_of(arm, pairs)
-    drawn = crossed_score_bootstrap(ours, theirs, seed_R, _SCORES[score], seed=seed)
-    return drawn.interval(0.95), drawn.interval(0.90)
+    arms: Sequence[Arm], weights_CA: Array, pairs: Sequence[str], score: str, seed: int
+) -> list[tuple[Interval, Interval]]:
+    found = [_moments(arm, pairs) for arm in arms]
+    moments = [moments_RUQ for moments_RUQ in found if moments_RUQ is not None]
+    if len(moments) < len(arms) or any(not _same_rows(one, moments[0]) for one in moments[1:]):
+        return [(_NONE, _NONE)] * len(weights_CA)
+    seed_R, _ = _seeds_of(arms[0], pairs)
+    drawn_C = crossed_contrasts_bootstrap(np.stack(moments), weights_CA, seed_R, _SCORES[score], seed=seed)
+    return [(drawn.interval(0.95), drawn.interval(0.90)) for drawn in drawn_C]
+
+
+def _same_rows(moments_RUQ: Array, other_RUQ: Array) -> bool:
+    return np.array_equal(moments_RUQ[..., 0], other_RUQ[..., 0])
 
 
 def _moments(arm: Arm, pairs: Sequence[str]) -> Array | None:
@@ -218,9 +254,9 @@ def cells_by_arm(predictions: pa.Table, score: str) -> dict[str, Cells]:
     if score not in _SCORES or not predictions.num_rows:
         return {}
     moments_NQ = (_hits if score == "accuracy" else _products)(predictions)
-    unit_N, units = _codes(predictions["unit"])
-    arm_N, arms = _codes(predictions["arm"])
-    pair_N, pairs = _codes(predictions["pair_id"])
+    unit_N, units = codes(predictions["unit"])
+    arm_N, arms = codes(predictions["arm"])
+    pair_N, pairs = codes(predictions["pair_id"])
     return {
         name: _summed(moments_NQ[here], unit_N[here], pair_N[here], len(units), pairs)
         for number, name in enumerate(arms)
@@ -242,7 +278,7 @@ def _summed(
     return Cells({pairs[code]: run for run, code in enumerate(found)}, moments_RUQ)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
+def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Return numbers for texts and the texts, sorted: what is resampled must not hang on the rows' order."""
     encoded = column.combine_chunks().dictionary_encode()
     names, rank = np.unique(np.asarray(encoded.dictionary.to_pylist(), dtype=object), return_inverse=True)
@@ -251,23 +287,24 @@ def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
 
 def _hits(predictions: pa.Table) -> Array:
     """Return for each row 1 and whether the most probable class is the label."""
-    probability_NC = _matrix(predictions["outputs"], predictions.num_rows)
+    probability_NC = matrix(predictions["outputs"], predictions.num_rows)
     hit_N = probability_NC.argmax(axis=1) == predictions["label"].to_numpy()
     return np.stack([np.ones(hit_N.size), hit_N.astype(np.float64)], axis=1)
 
 
 def _products(predictions: pa.Table) -> Array:
     """Return for each row 1 and, per target, x, y, x*x, y*y, x*y, both centred by the mean truth."""
-    x_NC = _matrix(predictions["outputs"], predictions.num_rows)
+    x_NC = matrix(predictions["outputs"], predictions.num_rows)
     truth = predictions["targets"] if len(pc.list_flatten(predictions["targets"])) else predictions["label"]
-    y_NC = _matrix(truth, predictions.num_rows)
+    y_NC = matrix(truth, predictions.num_rows)
     centre_C = y_NC.mean(axis=0)
     x_NC, y_NC = x_NC - centre_C, y_NC - centre_C
     products_NCQ = np.stack([x_NC, y_NC, x_NC * x_NC, y_NC * y_NC, x_NC * y_NC], axis=-1)
     return np.concatenate([np.ones((len(x_NC), 1)), products_NCQ.reshape(len(x_NC), -1)], axis=1)
 
 
-def _matrix(column: pa.ChunkedArray, rows: int) -> Array:
+def matrix(column: pa.ChunkedArray, rows: int) -> Array:
+    """Return a column of lists of one length, or of numbers, as a matrix with a line per row."""
     flat = pc.list_flatten(column) if pa.types.is_list(column.type) else column
     values: Array = flat.to_numpy().reshape(rows, -1)
     return values

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,7 @@ from mmdistill.reports.evidence import (
     Scheme,
     Trial,
     cells_by_arm,
+    contrasted,
     mean_interval,
     paired,
     scheme_of,
@@ -32,6 +34,7 @@ class Readings(NamedTuple):
     """Everything the summaries are computed from; arms that share pairs share their scheme.
 
     Attributes:
+        predictions: of the runs in ``arms``.
         is_beside: whether ``study["score"]`` is another metric than the one the study is about.
     """
 
@@ -43,15 +46,27 @@ class Readings(NamedTuple):
     schemes: Mapping[str, Scheme]
     arms: Mapping[str, Arm]
     openings: Openings
+    predictions: pa.Table
     is_beside: bool = False
 
     def compare(self, arm: str, against: str) -> Paired:
         """Return the paired difference of two arms, ``arm`` minus ``against``."""
         nothing = Arm({}, None)
         ours, theirs = self.arms.get(arm, nothing), self.arms.get(against, nothing)
+        scheme = self.schemes[arm]
+        return paired(ours, theirs, score=self.study["score"], scheme=scheme, seed=self._resampling)
+
+    def contrast(self, arms: Sequence[str], weight_CA: npt.ArrayLike) -> list[Paired]:
+        """Return paired weighted sums of the scores of arms that share pairs, one per row of weights."""
+        nothing = Arm({}, None)
+        found = [self.arms.get(arm, nothing) for arm in arms]
+        scheme = self.schemes[arms[0]]
+        return contrasted(found, weight_CA, score=self.study["score"], scheme=scheme, seed=self._resampling)
+
+    @property
+    def _resampling(self) -> int:
         # One seed for all comparisons: they share their resamples, so A - B is exactly -(B - A).
-        seed = derive_seed(self.study["seed"], "reports")
-        return paired(ours, theirs, score=self.study["score"], scheme=self.schemes[arm], seed=seed)
+        return derive_seed(self.study["seed"], "reports")
 
     def score(self, arm: str) -> Interval:
         """Return the mean score of an arm with its 95 % interval over replicates."""
@@ -129,6 +144,7 @@ def readings_of(tables: Mapping[str, pa.Table], metric: str | None = None) -> Re
         schemes=_schemes(groups, usable, kept, study["score"], holdouts),
         arms={name: Arm(pairs, cells.get(name)) for name, pairs in runs.items()},
         openings=openings_of(tables["test_openings"]),
+        predictions=kept,
         is_beside=is_beside,
     )
 

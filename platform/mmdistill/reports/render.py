@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, difference, judged, number
+from mmdistill.reports.cells import NOTHING, Section, difference, judged, number
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import (
     COLUMNS,
@@ -21,22 +21,36 @@ from mmdistill.reports.columns import (
     shortened,
     usual,
 )
+from mmdistill.reports.render_contributions import (
+    contribution_notes,
+    contribution_sections,
+    contribution_sentences,
+)
 
 WIDTH = 200
 # What a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def markdown(ablation: Ablation) -> str:
-    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide."""
+def markdown(ablation: Ablation, *, sections: Sequence[Section] = (), notes: Sequence[str] = ()) -> str:
+    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide.
+
+    Args:
+        ablation: of the study.
+        sections: further tables.
+        notes: further footnotes, without full stops.
+    """
+    sections = [*contribution_sections(ablation), *sections]
+    notes = [*contribution_notes(ablation), *notes]
     parts = [
         f"# {ablation.study}: {ablation.score_name} on {ablation.dataset} ({_basis(ablation)})",
-        "\n".join(_item(line) for line in ablation.sentences),
+        "\n".join(_item(line) for line in (*ablation.sentences, *contribution_sentences(ablation))),
         "\n".join(_item(f"Warning: {line}.") for line in (*ablation.stamps, *ablation.warnings)),
         _results(ablation),
         _changes(ablation),
         _budgets(ablation),
-        "\n".join(_item(f"{line}.") for line in footnotes(ablation)),
+        *(_table(one.header, one.lines, left=set(one.left)) for one in sections),
+        "\n".join(_item(f"{line}.") for line in (*footnotes(ablation), *notes)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -61,6 +61,27 @@ def identity(run: RunSettings) -> dict[str, Any]:
     return tree
 
 
+def place_in_lattice(arm: Arm) -> dict[str, Any]:
+    """Return what a report needs to find the arms that differ in their teachers alone.
+
+    ``privileged``: the modalities its teachers see beside the student's; ``teachers``: its networks;
+    ``alike``: by what is left out of it, a digest of all other settings before the search. None where the
+    search chooses the networks.
+    """
+    tree = arm.run.as_json()
+    privileged, pool = tree["data"].pop("privileged"), tree["teachers"].pop("pool")
+    is_searched = any(path.startswith("teachers.pool") for path in arm.space)
+    alike = {
+        "privileged": digest([tree, pool]),
+        "teachers": digest([tree, sorted(privileged)]),
+    }
+    return {
+        "privileged": identity(arm.run)["data"]["privileged"],
+        "teachers": list(arm.run.networks()) if arm.run.is_taught() else [],
+        "alike": None if is_searched else alike,
+    }
+
+
 def folds_identity(data: DataSettings) -> list[str | int]:
     """Return what decides the division into folds and where winners are searched."""
     return [*data.folds.identity, data.folds.tuning] if data.fold_count > 1 else list(data.folds.identity)

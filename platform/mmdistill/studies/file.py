@@ -195,7 +195,12 @@ class Resources(Settings):
 
 
 class StudyFile(Settings):
-    """Everything a study file may say."""
+    """Everything a study file may say.
+
+    Attributes:
+        prices: what it costs to acquire a privileged modality, by its name, > 0; for the price list.
+        price_unit: what prices are counted in, e.g. ``EUR per subject``.
+    """
 
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -207,6 +212,8 @@ class StudyFile(Settings):
     contrasts: tuple[Contrast, ...] = ()
     reference: str | None = None
     margin: Annotated[float, Field(gt=0)] = 0.005
+    prices: dict[str, Annotated[float, Field(gt=0, strict=True)]] = Field(default_factory=dict)
+    price_unit: str = ""
     resources: Resources = Resources()
     _name = field_validator("name")(_checked_name)
 

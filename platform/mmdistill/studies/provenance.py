@@ -16,6 +16,7 @@ from pathlib import Path
 import mmdistill
 from mmdistill.records.rows import StudyRow
 from mmdistill.settings import digest
+from mmdistill.studies.arm import place_in_lattice
 from mmdistill.studies.planned import planned
 from mmdistill.studies.study import Study
 
@@ -39,6 +40,9 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
             "folds": arm.run.data.folds.scheme,
             "tuning": arm.run.data.folds.tuning,
             "planned": runs[arm.name].runs,
+            **place_in_lattice(arm),
+            "prices": file.prices,
+            "price_unit": file.price_unit,
         }
         for arm in study.arms
     ]

@@ -69,18 +69,23 @@ class Study:
             }
             for arm in self.arms
         }
-        return {key: file[key] for key in kept} | {
-            "lanes": self.file.resources.lanes,
-            "arms": arms,
-            "order": [arm.name for arm in self.arms],
-            "baseline": self.baseline,
-            # By division and fold, so that an added arm may bring folds of its own.
-            "fingerprints": {
-                division: {str(fold): found for fold, found in enumerate(prints)}
-                for division, prints in self.prints.items()
-            },
-            "stage_versions": VERSIONS,
-        }
+        stated = {key: file[key] for key in ("prices", "price_unit") if file[key]}
+        return (
+            {key: file[key] for key in kept}
+            | stated
+            | {
+                "lanes": self.file.resources.lanes,
+                "arms": arms,
+                "order": [arm.name for arm in self.arms],
+                "baseline": self.baseline,
+                # By division and fold, so that an added arm may bring folds of its own.
+                "fingerprints": {
+                    division: {str(fold): found for fold, found in enumerate(prints)}
+                    for division, prints in self.prints.items()
+                },
+                "stage_versions": VERSIONS,
+            }
+        )
 
 
 def open_study(path: Path, edits: Sequence[str] = ()) -> Study:
@@ -129,6 +134,7 @@ def assemble(file: StudyFile, where: str) -> Study:
     kept = with_baselines(kept, baseline, where, problems) if baseline else kept
     contrasts = _contrasts(file, found, where, problems)
     problems += _worker_problems(file, kept, where)
+    problems += _price_problems(file, runs, where)
     searched = [arm for arm in kept if not arm.frozen]
     epochs = {arm.name: arm.run.epochs for arm in searched}
     problems += search_problems(file, epochs, {arm.name: arm.space for arm in searched}, where)
@@ -220,6 +226,15 @@ def _unfit_problems(runs: Mapping[str, RunSettings], card: Card, where: str) -> 
         Problem(f"{where}: arms.{name}", f"{rule} (data set {card.name!r})", mend)
         for name, run in runs.items()
         for rule in unfit_terms(run, card.task, card.classes)
+    ]
+
+
+def _price_problems(file: StudyFile, runs: Mapping[str, RunSettings], where: str) -> list[Problem]:
+    privileged = list(dict.fromkeys(name for run in runs.values() for name in run.data.privileged))
+    return [
+        unknown_name("privileged modality", name, f"{where}: prices.{name}", privileged)
+        for name in file.prices
+        if name not in privileged
     ]
 
 

@@ -1,0 +1,71 @@
+"""Reliability diagrams: how often a prediction is right that is so sure."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
+from mmdistill.reports.figures.style import COLOURS, GREY, panels, shown
+
+Array = npt.NDArray[np.float64]
+BINS = 10
+
+
+@FIGURES.register("calibration")
+def calibration(sources: Sources) -> Mapping[str, Figure]:
+    """Reliability on the test rows: accuracy against confidence in bins of equal size, one panel per arm."""
+    if sources.readings.study["task"] != "classification":
+        raise NothingToDrawError("predicted targets have no confidence", "it takes a classification")
+    predictions = sources.tables["predictions"]
+    tested = set(pc.unique(predictions["arm"]).to_pylist())
+    arms = [arm for arm in sources.arms if arm.name in tested]
+    if not arms:
+        raise NothingToDrawError("no test row was predicted yet", "go on with `mmdistill run`")
+    figure, places = panels(len(arms))
+    for axes, arm in zip(places, arms, strict=True):
+        _panel(axes, predictions.filter(pc.equal(predictions["arm"], arm.name)))
+        error = "" if arm.calibration_error is None else f"\nerror {arm.calibration_error:.3f}"
+        axes.set_title(f"{shown(arm.name, 24)}{error}")
+    figure.supxlabel("confidence (thin lines: single runs)", fontsize=7)
+    figure.supylabel("accuracy", fontsize=7)
+    return {"": figure}
+
+
+def _panel(axes: Axes, predictions: pa.Table) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--")
+    curves = [
+        reliability(*_sure_and_right(predictions.filter(pc.equal(predictions["trial_id"], trial))))
+        for trial in pc.unique(predictions["trial_id"]).to_pylist()
+    ]
+    for confidence_B, accuracy_B in curves:
+        axes.plot(confidence_B, accuracy_B, color=COLOURS[0], alpha=0.25, linewidth=0.6)
+    confidence_B, accuracy_B = reliability(*_sure_and_right(predictions))
+    axes.plot(confidence_B, accuracy_B, "o-", color=COLOURS[0], markersize=2.5)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+
+
+def _sure_and_right(predictions: pa.Table) -> tuple[Array, Array]:
+    probability_NC = pc.list_flatten(predictions["outputs"]).to_numpy().reshape(predictions.num_rows, -1)
+    right_N = probability_NC.argmax(axis=1) == predictions["label"].to_numpy()
+    return probability_NC.max(axis=1), right_N.astype(np.float64)
+
+
+def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> tuple[Array, Array]:
+    """Return mean confidence and accuracy of rows sorted by confidence and cut into bins of equal size.
+
+    Args:
+        confidence_N: probability of the predicted class, 0 to 1.
+        right_N: 1 where it is the label, else 0.
+        bins: how many; fewer where there are fewer rows.
+    """
+    order_N = np.argsort(confidence_N, kind="stable")
+    parts = np.array_split(order_N, min(bins, len(order_N)))
+    return (
+        np.array([confidence_N[part].mean() for part in parts]),
+        np.array([right_N[part].mean() for part in parts]),
+    )

@@ -1,0 +1,155 @@
+"""The contributions of teachers and modalities, what they cost, and the harm sets as tables of text."""
+
+from collections.abc import Sequence
+
+from mmdistill.reports.ablation import Ablation
+from mmdistill.reports.cells import NOTHING, Section, difference
+from mmdistill.reports.claims import Claim
+from mmdistill.reports.columns import shortened
+from mmdistill.reports.contributions import Effect, Lattice
+from mmdistill.reports.harm import HarmSet, Slice
+from mmdistill.reports.prices import Measure, Price, PriceList
+from mmdistill.statistics import Verdict
+
+_KINDS = {"privileged": "modality", "teachers": "teacher"}
+_MEASURES: dict[Measure, str] = {
+    "shapley": "Shapley value",
+    "leave_one_out": "in company",
+    "add_one": "alone",
+}
+_TOGETHER: dict[Verdict | None, str] = {
+    "helps": "complete each other",
+    "harms": "replace each other",
+    "equivalent": "independent",
+}
+_AVERAGED = {"all": "in every company", "alone": "without the others", "in company": "beside all others"}
+
+
+def contribution_sentences(ablation: Ablation) -> list[str]:
+    """Return what each teacher or modality does alone and in company; nothing before the test."""
+    several = len(ablation.lattices) > 1
+    return [
+        f"{lattice.full}: {text}" if several else text
+        for lattice in ablation.lattices
+        if lattice.frozen is None
+        for text in lattice.sentences
+    ]
+
+
+def contribution_sections(ablation: Ablation) -> list[Section]:
+    """Return the tables of each lattice, then one of the harm sets of their arms; none without a lattice."""
+    found: list[Section] = []
+    for lattice in ablation.lattices:
+        found += [_parts(lattice), _interactions(lattice)]
+        found += [_prices(lattice.prices)] if lattice.prices and lattice.prices.prices else []
+    arms = {cell.arm for lattice in ablation.lattices for cell in lattice.cells}
+    sets = [one for one in ablation.harm if one.arm in arms]
+    return [*found, _harm(sets)] if sets else found
+
+
+def _parts(lattice: Lattice) -> Section:
+    beside = f" beside {'+'.join(lattice.beside)}" if lattice.beside else ""
+    frozen = ", frozen" if lattice.frozen else ""
+    header = [
+        f"{_KINDS[lattice.kind]} of {shortened([lattice.full])[lattice.full]}{beside}{frozen}",
+        f"alone, minus {shortened([lattice.none])[lattice.none] if lattice.none else 'none'}",
+        "verdict",
+        "in company, all minus all but it",
+        "verdict",
+        "Shapley value",
+        "verdict",
+    ]
+    lines = [
+        [part.name, *_effect(part.add_one), *_effect(part.leave_one_out), *_effect(part.shapley)]
+        for part in lattice.parts
+    ]
+    whole = ["all together", *_effect(lattice.whole), NOTHING, NOTHING, NOTHING, NOTHING]
+    return Section(header, [*lines, whole], {0, 2, 4, 6})
+
+
+def _effect(effect: Effect) -> list[str]:
+    if effect.claim is None:
+        return [effect.reason or NOTHING, NOTHING]
+    return [difference(effect.claim, crossed=True).text, _judged(effect.claim)]
+
+
+def _judged(claim: Claim) -> str:
+    if claim.verdict is None:
+        return NOTHING
+    return claim.verdict if claim.question else f"{claim.verdict} *"
+
+
+def _interactions(lattice: Lattice) -> Section:
+    header = [f"two of {lattice.full} together", "averaged", "beyond the sum of each", "verdict"]
+    lines = []
+    for found in lattice.interactions:
+        claim = found.effect.claim
+        value, verdict = _effect(found.effect)
+        judged = f"{_TOGETHER[claim.verdict]} *" if claim and claim.verdict in _TOGETHER else verdict
+        lines.append([" and ".join(found.parts), _AVERAGED[found.averaged], value, judged])
+    return Section(header, lines, {0, 1, 3})
+
+
+def _prices(prices: PriceList) -> Section:
+    unit = prices.unit or "unit of cost"
+    gain = _MEASURES[prices.measure] if prices.measure else ""
+    header = ["price list", f"cost ({unit})", f"gain per {unit} ({gain})", "verdict on the gain"]
+    lines = [
+        [price.part, f"{price.cost:g}", _per_cost(price), _judged(price.claim)] for price in prices.prices
+    ]
+    return Section(header, [*lines, *([part, NOTHING, NOTHING, NOTHING] for part in prices.unpriced)], {0, 3})
+
+
+def _per_cost(price: Price) -> str:
+    brackets = [f"[{one.low:.2g}, {one.high:.2g}]" for one in (price.seeds, price.crossed)]
+    return " ".join([f"{price.seeds.mean:+.2g}", *(text.replace("nan, nan", NOTHING) for text in brackets)])
+
+
+def _harm(sets: Sequence[HarmSet]) -> Section:
+    header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of"]
+    header += ["classes worse", "better", "by chance"] if any(one.classes for one in sets) else []
+    header += ["groups worse", "better", "by chance"] if any(one.groups for one in sets) else []
+    names = shortened([one.arm for one in sets])
+    lines = [
+        [
+            names[one.arm],
+            one.against,
+            str(one.harmed.rows),
+            str(one.rescued.rows),
+            f"{one.expected:.1f}",
+            str(one.rows),
+            *(_slices(one.classes, one.expected_classes) if one.classes else ()),
+            *(_slices(one.groups, one.expected_groups) if one.groups else ()),
+        ]
+        for one in sets
+    ]
+    return Section(header, lines, {0, 1})
+
+
+def _slices(slices: Sequence[Slice], expected: float) -> list[str]:
+    harmed, rescued = (sum(getattr(one, key) for one in slices) for key in ("is_harmed", "is_rescued"))
+    return [str(harmed), str(rescued), f"{expected:.1f}"]
+
+
+def contribution_notes(ablation: Ablation) -> list[str]:
+    """Return how to read these tables; nothing without a lattice."""
+    if not ablation.lattices:
+        return []
+    notes = [
+        "Alone: the arm with one modality or teacher, minus the arm with none; it includes what any teacher "
+        "does, even one that sees no more than the student (control same_modality). In company: the arm with "
+        "all, minus that without one. Shapley value: the mean gain over all orders of joining, per pair; the "
+        "values add up to all minus none. Beyond the sum of each: the Shapley interaction, above 0 where two "
+        "give more together. Comparisons of the tables above keep their p, all others are adjusted together "
+        "(Benjamini-Hochberg)"
+    ]
+    if any(lattice.prices and lattice.prices.prices for lattice in ablation.lattices):
+        notes.append("Prices are as stated in the study file; the best gain per cost stands first")
+    if ablation.harm:
+        notes.append(
+            "Harm set: rows that are right without a teacher and wrong with it in at least 80 % of the pairs "
+            "(to right: the other way round; in regression: the absolute error grew, fell); classes and "
+            "groups whose mean error grew or fell in as many. By chance: expected in each direction if the "
+            "names of the two arms were drawn at random in every pair"
+        )
+    return notes
