@@ -16,7 +16,7 @@ import mmdistill
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports import sections, traces, worth
+from mmdistill.reports import parts, sections, traces, worth
 from mmdistill.reports.ablation import Ablation, summarise_readings
 from mmdistill.reports.charts import Chart, theme
 from mmdistill.reports.dashboards import dashboard
@@ -58,13 +58,15 @@ def page(tables: Mapping[str, pa.Table]) -> str:
         sections.differences(ablation),
         sections.results(ablation, standing(readings)),
         sections.changes(ablation),
+        parts.contributions(ablation),
+        parts.harm(ablation),
         worth.labels(readings, tables["trials"]),
         worth.gaps(readings, tables["stages"]),
         worth.optimism(readings),
         worth.budgets(readings),
         traces.learning_curves(readings, tables["epochs"]),
         traces.selection_shares(readings, tables["epochs"]),
-        traces.reliability(readings, tables["predictions"]),
+        traces.calibration(readings),
         sections.conduct(ablation, readings.study),
     ]
     return _html(ablation, [section for section in found if section])
@@ -81,7 +83,7 @@ def _html(ablation: Ablation, found: Sequence[Section]) -> str:
         study=ablation.study,
         subtitle=f"{ablation.score_name} on {ablation.dataset}, {_BASIS[ablation.basis]}",
         version=mmdistill.__version__,
-        verdicts=sections.verdicts(ablation),
+        verdicts=[*sections.verdicts(ablation), *parts.named(ablation)],
         warnings=[*ablation.stamps, *ablation.warnings],
         sections=found,
         charts=_data([part for section in found for part in section.parts if isinstance(part, Chart)]),
@@ -117,7 +119,9 @@ def _source(name: str) -> str:
 
 
 def _vendored(name: str) -> str:
-    text = re.sub(r"(?m)^//# sourceMappingURL=.*$", "", dashboard("report", "vendor", name).read_text("utf-8"))
+    text = re.sub(
+        r"(?m)^//# sourceMappingURL=.*$", "", dashboard("report", "vendor", name).read_text("utf-8")
+    )
     return _as_script(text) if name == "vega-interpreter.js" else text
 
 

@@ -38,13 +38,16 @@ def contribution_sentences(ablation: Ablation) -> list[str]:
 
 def contribution_sections(ablation: Ablation) -> list[Section]:
     """Return the tables of each lattice, then one of the harm sets of their arms; none without a lattice."""
-    found: list[Section] = []
-    for lattice in ablation.lattices:
-        found += [_parts(lattice), _interactions(lattice)]
-        found += [_prices(lattice.prices)] if lattice.prices and lattice.prices.prices else []
+    found = [table for lattice in ablation.lattices for table in lattice_tables(lattice)]
     arms = {cell.arm for lattice in ablation.lattices for cell in lattice.cells}
     sets = [one for one in ablation.harm if one.arm in arms]
-    return [*found, _harm(sets)] if sets else found
+    return [*found, harm_table(sets)] if sets else found
+
+
+def lattice_tables(lattice: Lattice) -> list[Section]:
+    """Return what its parts contribute, alone, in company and together, and for what price, if stated."""
+    found = [_parts(lattice), _interactions(lattice)]
+    return [*found, _prices(lattice.prices)] if lattice.prices and lattice.prices.prices else found
 
 
 def _parts(lattice: Lattice) -> Section:
@@ -105,7 +108,8 @@ def _per_cost(price: Price) -> str:
     return " ".join([f"{price.seeds.mean:+.2g}", *(text.replace("nan, nan", NOTHING) for text in brackets)])
 
 
-def _harm(sets: Sequence[HarmSet]) -> Section:
+def harm_table(sets: Sequence[HarmSet]) -> Section:
+    """Return how many rows, classes and groups turned, one line per harm set."""
     header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of"]
     header += ["classes worse", "better", "by chance"] if any(one.classes for one in sets) else []
     header += ["groups worse", "better", "by chance"] if any(one.groups for one in sets) else []

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mmdistill.reports.ablation import Ablation
+from mmdistill.reports.ablation import Ablation, ArmSummary
+from mmdistill.reports.cells import ends
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import COLUMNS, LEFT, baselines, usual
 from mmdistill.reports.paper import paper_notes
 from mmdistill.reports.render import budget_lines, change_lines
 from mmdistill.reports.standing import Standing
+from mmdistill.statistics import Interval
 
+OURS, BASELINE = "arm", "baseline"
+"""Whose a row of a chart's panel is."""
 _NO_VERDICT = "no verdict"
 # How many times the largest difference a chart may span, lest one wide interval hides all others.
 _WIDEST = 3.0
@@ -81,23 +85,27 @@ def verdicts(ablation: Ablation) -> list[Verdict]:
             question=claim.question or "",
             answer=line.removeprefix(f"{claim.question} "),
             word=claim.verdict or ("not tested yet" if claim.seeds.n else "not known yet"),
-            tone=_tone(claim.verdict),
+            tone=tone(claim.verdict),
         )
         for claim, line in zip(ablation.contrasts, ablation.sentences, strict=True)
     ]
 
 
-def _tone(verdict: str | None) -> str:
+def tone(verdict: str | None) -> str:
+    """Return the style of a verdict."""
     return verdict if verdict in ("helps", "harms", "equivalent") else "unknown"
 
 
 def differences(ablation: Ablation) -> Section | None:
     """Return the forest plot: planned contrasts, then every arm minus its baseline, on one scale."""
     several = len(baselines(ablation)) > 1
-    planned = {f"{claim.arm} − {claim.against}": claim for claim in ablation.contrasts if claim.seeds.n}
+    planned = {
+        f"{claim.arm} \N{MINUS SIGN} {claim.against}": claim for claim in ablation.contrasts if claim.seeds.n
+    }
     shown = [arm for arm in ablation.arms if arm.against_baseline and arm.against_baseline.seeds.n]
     arms = {
-        f"{arm.name} − {arm.declared.baseline}" if several else arm.name: arm.against_baseline for arm in shown
+        f"{arm.name} \N{MINUS SIGN} {arm.declared.baseline}" if several else arm.name: arm.against_baseline
+        for arm in shown
     }
     groups = {"Planned contrasts": planned, f"Every arm minus {_compared(ablation)}": arms}
     found = {title: {k: c for k, c in claims.items() if c} for title, claims in groups.items()}
@@ -114,17 +122,19 @@ def changes(ablation: Ablation) -> Section | None:
     header, lines = change_lines(ablation)
     if not lines:
         return None
-    claims = {
-        f"{arm.declared.change or arm.name} ({arm.declared.base}{', frozen' * (arm.declared.frozen is not None)})": (
-            arm.against_base
-        )
-        for arm in ablation.arms
-        if arm.against_base and arm.against_base.seeds.n
-    }
+    shown = [arm for arm in ablation.arms if arm.against_base and arm.against_base.seeds.n]
+    claims = {_change(arm): arm.against_base for arm in shown}
     title = "Each change minus its base"
-    parts: list[Chart | Grid] = [*_forests({title: {k: c for k, c in claims.items() if c}}, "changes", ablation)]
+    parts: list[Chart | Grid] = [
+        *_forests({title: {k: c for k, c in claims.items() if c}}, "changes", ablation)
+    ]
     parts.append(Grid("Changes", header, lines, frozenset({0, 1, 4, len(header) - 1})))
     return Section("changes", "Changes", parts, again=["mmdistill table STUDY"])
+
+
+def _change(arm: ArmSummary) -> str:
+    frozen = ", frozen" if arm.declared.frozen else ""
+    return f"{arm.declared.change or arm.name} ({arm.declared.base}{frozen})"
 
 
 def _forests(groups: Mapping[str, Mapping[str, Claim]], name: str, ablation: Ablation) -> list[Chart]:
@@ -135,7 +145,11 @@ def _forests(groups: Mapping[str, Mapping[str, Claim]], name: str, ablation: Abl
     low, high = _span(claims, ablation.margin)
     drawn = chart(
         "forest",
-        {title: [_forest_row(row, c) for row, c in found.items()] for title, found in groups.items() if found},
+        {
+            title: [_forest_row(row, c) for row, c in found.items()]
+            for title, found in groups.items()
+            if found
+        },
         name=name,
         stacked=True,
         label=f"Forest plot of differences in {ablation.score_name}",
@@ -167,12 +181,35 @@ def _forest_row(name: str, claim: Claim) -> dict[str, Any]:
 
 
 def _span(claims: Iterable[Claim], margin: float) -> tuple[float, float]:
-    found = list(claims)
-    ends = [end for c in found for i in (c.seeds, c.crossed) for end in (i.mean, i.low, i.high)]
-    known = [end for end in ends if math.isfinite(end)]
-    most = _WIDEST * max([margin, *(abs(claim.seeds.mean) for claim in found)])
-    low, high = min([-2 * margin, *known]), max([2 * margin, *known])
-    return max(low, -most), min(high, most)
+    found = [interval for claim in claims for interval in (claim.seeds, claim.crossed)]
+    low, high = span(found, least=margin)
+    return min(low, -2 * margin), max(high, 2 * margin)
+
+
+def span(intervals: Sequence[Interval], least: float = 0.0) -> tuple[float, float]:
+    """Return the ends of a scale for some intervals and 0, cut where one of them is very wide."""
+    ends = [end for one in intervals for end in (one.mean, one.low, one.high) if math.isfinite(end)]
+    most = _WIDEST * max([least, *(abs(one.mean) for one in intervals if math.isfinite(one.mean))])
+    return max(min([0.0, *ends]), -most), min(max([0.0, *ends]), most)
+
+
+def interval_row(name: str, interval: Interval, kind: str) -> dict[str, Any]:
+    """Return an interval as a row of the chart ``intervals``."""
+    text = f"{name}, {kind}: {ends_of(interval)}"
+    return {
+        "row": name,
+        "kind": kind,
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "text": text,
+    }
+
+
+def ends_of(interval: Interval) -> str:
+    """Return a signed mean with the ends of its interval, where it has one."""
+    mean = f"{interval.mean:+z.3f}"
+    return mean if math.isnan(interval.low) else f"{mean} {ends(interval)}"
 
 
 def results(ablation: Ablation, marks: Standing) -> Section:
@@ -195,6 +232,7 @@ def conduct(ablation: Ablation, study: Mapping[str, Any]) -> Section:
     """Return how the study was run: what each arm was given, and with what it ran.
 
     Args:
+        ablation: of the study.
         study: its row in the table ``studies``.
     """
     header, lines = budget_lines(ablation)

@@ -1,91 +1,123 @@
-"""Curves and calibration of the confirmed and tested runs, thinned so that they can be drawn.
+"""Curves over epochs and reliability as data, for the figures and the page.
 
-Axes: N rows, R runs, E epochs, C classes.
+Axes: R runs or replicates, E epochs from 0, N rows, B bins.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmdistill.statistics import Interval, t_interval
+from mmdistill.reports.readings import Readings
+from mmdistill.statistics import Array, t_interval
 
-MOST_POINTS = 60
 BINS = 10
+SELECTION = "selection/"
+Runs = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Runs by arm, then by trial."""
 
 
-class CurvePoint(NamedTuple):
-    """One epoch of one curve of one arm: mean over its confirmed runs with its 95 % interval."""
+class Band(NamedTuple):
+    """A mean curve over replicates with its pointwise 95 % interval; NaN where one run alone is left."""
 
-    epoch: int
-    value: Interval
-
-
-class Bin(NamedTuple):
-    """Rows of like confidence, over all tested runs of an arm.
-
-    Attributes:
-        confidence: mean probability of the predicted class, 0 to 1.
-        accuracy: share of them that is right, 0 to 1.
-        rows: how many there are.
-    """
-
-    confidence: float
-    accuracy: float
-    rows: int
+    mean_E: Array
+    low_E: Array
+    high_E: Array
+    n: int
 
 
-Curves = Mapping[str, Sequence[CurvePoint]]
+def confirmed(readings: Readings) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return the complete confirmation runs by arm, in order, and by trial."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for arm in readings.declared:
+        for run in readings.trials.get(arm.name, ()):
+            if (run["phase"], run["status"]) == ("confirm", "complete"):
+                found.setdefault(arm.name, {})[run["trial_id"]] = run
+    return found
 
 
-def curves(epochs: pa.Table, name: str) -> dict[str, list[CurvePoint]]:
-    """Return a curve of each arm: over the confirmed runs that got there, at most ``MOST_POINTS`` epochs.
+def names_of_curves(epochs: pa.Table) -> list[str]:
+    """Return the curves that confirmed runs left, sorted."""
+    return sorted(pc.unique(epochs["name"].filter(pc.equal(epochs["phase"], "confirm"))).to_pylist())
+
+
+def bands(runs: Runs, epochs: pa.Table, name: str) -> dict[str, Band]:
+    """Return the band of one curve per arm; arms without the curve are left out.
+
+    As in the tables, seeds are averaged within a fold where folds are the replicates.
 
     Args:
-        epochs: the table ``epochs``.
+        runs: from :func:`confirmed`.
+        epochs: the table of the study.
         name: of the curve, e.g. ``validation/log_loss``.
     """
-    kept = epochs.filter((pc.field("phase") == "confirm") & (pc.field("name") == name))
-    arms = kept["arm"].to_numpy(zero_copy_only=False)
-    return {arm: _points(kept.filter(pa.array(arms == arm))) for arm in sorted(set(arms.tolist()))}
+    here = epochs.filter(pc.and_(pc.equal(epochs["phase"], "confirm"), pc.equal(epochs["name"], name)))
+    found = {}
+    for arm, mine in runs.items():
+        values_RE = _by_run(here.filter(pc.equal(here["arm"], arm)), list(mine))
+        if values_RE.size:
+            folds = [run["fold"] for run in mine.values()]
+            found[arm] = _band(values_RE if len(set(folds)) == 1 else _averaged(values_RE, folds))
+    return found
 
 
-def _points(rows: pa.Table) -> list[CurvePoint]:
-    epoch_N, value_N = (rows[column].to_numpy(zero_copy_only=False) for column in ("epoch", "value"))
-    order_N = np.argsort(epoch_N, kind="stable")
-    epochs_E, first_E = np.unique(epoch_N[order_N], return_index=True)
-    values = np.split(value_N[order_N], first_E[1:])
-    return [CurvePoint(int(epochs_E[e]), t_interval(values[e])) for e in _thinned(len(epochs_E))]
+def _by_run(curve: pa.Table, trial_ids: list[str]) -> Array:
+    """Return the values [runs, epochs], NaN after the end of a run."""
+    if not curve.num_rows:
+        return np.zeros((0, 0))
+    places = {trial_id: place for place, trial_id in enumerate(trial_ids)}
+    run_N = np.array([places.get(trial_id, -1) for trial_id in curve["trial_id"].to_pylist()])
+    epoch_N = curve["epoch"].to_numpy()
+    values_RE = np.full((len(trial_ids), int(epoch_N.max()) + 1), np.nan)
+    kept_N = run_N >= 0
+    values_RE[run_N[kept_N], epoch_N[kept_N]] = curve["value"].to_numpy()[kept_N]
+    return values_RE
 
 
-def _thinned(count: int) -> list[int]:
-    """Return at most ``MOST_POINTS`` places, the first and the last among them."""
-    return sorted(set(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int).tolist()))
+def _averaged(values_RE: Array, folds: list[int]) -> Array:
+    fold_R = np.array(folds)
+    return np.stack([_mean(values_RE[fold_R == fold]) for fold in np.unique(fold_R)])
 
 
-def selection_names(epochs: pa.Table) -> list[str]:
-    """Return the teachers that any confirmed run chose among."""
-    names = pc.unique(epochs.filter(pc.field("phase") == "confirm")["name"]).to_pylist()
-    return sorted(name.removeprefix("selection/") for name in names if name.startswith("selection/"))
+def _mean(values_RE: Array) -> Array:
+    known_RE = ~np.isnan(values_RE)
+    count_E = known_RE.sum(axis=0)
+    total_E = np.where(known_RE, values_RE, 0).sum(axis=0)
+    return np.divide(total_E, count_E, out=np.full(count_E.shape, np.nan), where=count_E > 0)
 
 
-def calibration(predictions: pa.Table) -> dict[str, list[Bin]]:
-    """Return for each arm bins of equal numbers of rows by confidence; nothing for a regression.
+def _band(values_RE: Array) -> Band:
+    points = [t_interval(column[~np.isnan(column)]) for column in values_RE.T]
+    mean_E, low_E, high_E = (np.array([getattr(p, end) for p in points]) for end in ("mean", "low", "high"))
+    return Band(mean_E, low_E, high_E, len(values_RE))
+
+
+def confidence(predictions: pa.Table) -> tuple[Array, Array]:
+    """Return the probability of the predicted class of each row, and 1 where it is the label, else 0."""
+    probability_NC = pc.list_flatten(predictions["outputs"]).to_numpy().reshape(predictions.num_rows, -1)
+    right_N = probability_NC.argmax(axis=1) == predictions["label"].to_numpy()
+    return probability_NC.max(axis=1), right_N.astype(np.float64)
+
+
+def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> tuple[Array, Array]:
+    """Return mean confidence and accuracy of rows sorted by confidence and cut into bins of equal size.
 
     Args:
-        predictions: of the runs to judge.
+        confidence_N: probability of the predicted class, 0 to 1.
+        right_N: 1 where it is the label, else 0.
+        bins: how many; fewer where there are fewer rows.
     """
-    if not predictions.num_rows or len(pc.list_flatten(predictions["targets"])):
-        return {}
-    arms = predictions["arm"].to_numpy(zero_copy_only=False)
-    return {arm: _bins(predictions.filter(pa.array(arms == arm))) for arm in sorted(set(arms.tolist()))}
-
-
-def _bins(rows: pa.Table) -> list[Bin]:
-    outputs_NC = pc.list_flatten(rows["outputs"]).to_numpy().reshape(rows.num_rows, -1)
-    confidence_N, hit_N = outputs_NC.max(axis=1), outputs_NC.argmax(axis=1) == rows["label"].to_numpy()
     order_N = np.argsort(confidence_N, kind="stable")
-    pieces = [piece for piece in np.array_split(order_N, BINS) if len(piece)]
-    return [Bin(float(confidence_N[p].mean()), float(hit_N[p].mean()), len(p)) for p in pieces]
+    parts = np.array_split(order_N, min(bins, len(order_N)))
+    return (
+        np.array([confidence_N[part].mean() for part in parts]),
+        np.array([right_N[part].mean() for part in parts]),
+    )
+
+
+def thinned(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most ``most`` of ``count`` places, evenly apart, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

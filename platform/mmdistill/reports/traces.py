@@ -1,6 +1,9 @@
-"""The sections of the page that the runs themselves answer: learning curves, selection shares, calibration."""
+"""The sections of the page that the runs themselves answer: learning curves, selection shares, calibration.
 
-from collections.abc import Mapping, Sequence
+Axes: E epochs, as in :mod:`mmdistill.reports.series`.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,26 +11,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmdistill.records.criterion import CRITERIA
+from mmdistill.reports.cells import NOTHING, number, score
 from mmdistill.reports.charts import chart
 from mmdistill.reports.readings import Readings
-from mmdistill.reports.sections import Grid, Section
-from mmdistill.reports.series import Bin, CurvePoint, calibration, curves, selection_names
+from mmdistill.reports.sections import BASELINE, OURS, Grid, Section
+from mmdistill.reports.series import (
+    SELECTION,
+    Band,
+    bands,
+    confidence,
+    confirmed,
+    names_of_curves,
+    reliability,
+    thinned,
+)
+from mmdistill.statistics import Interval
 
-_OURS, _BASELINE = "arm", "baseline"
+_MOST_POINTS = 60
 
 
 def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return how the validation score grew, each arm beside its baseline."""
     metric = CRITERIA[readings.study["task"]].metric
-    found = curves(epochs, f"validation/{metric}")
+    found = bands(confirmed(readings), epochs, f"validation/{metric}")
     if not found:
         return None
+    against = {arm.name: arm.baseline for arm in readings.declared}
     panels = {
-        arm: _rows(found.get(_baseline_of(readings, arm), ()), _BASELINE) + _rows(found[arm], _OURS)
-        for arm in _in_order(readings, found)
+        arm: _band_rows(found.get(against[arm] or ""), BASELINE) + _band_rows(band, OURS)
+        for arm, band in found.items()
     }
-    means = [point.value.mean for points in found.values() for point in points]
-    low, high = np.quantile(means, (0.0, 0.97))
+    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), (0.0, 0.97))
     title = f"validation {metric.replace('_', '-')}"
     drawn = chart(
         "curves",
@@ -35,102 +49,101 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
         name="learning curves",
         label=f"Learning curves: {title} by epoch",
         caption=f"Mean {title} over the confirmed runs, with its 95 % interval over runs; dashed: the arm's "
-        "baseline.",
+        "baseline. Cut where the first epochs lie beyond.",
         x="epoch",
         scale="linear",
         curve=title,
         low=float(low),
         high=float(high),
     )
-    last = [[arm, *_last(found[arm])] for arm in panels]
-    grid = Grid("The last epoch of each arm", ["arm", "epoch", title, "n"], last, folded=True)
-    again = ["mmdistill query STUDY @learning_curves"]
-    return Section("learning", "Learning curves", [drawn, grid], again=again)
+    rows = [[arm, *_last(band)] for arm, band in found.items()]
+    grid = Grid("The last epoch of each arm", ["arm", "epoch", title, "n"], rows, folded=True)
+    return Section(
+        "learning", "Learning curves", [drawn, grid], again=["mmdistill query STUDY @learning_curves"]
+    )
 
 
-def _rows(points: Sequence[CurvePoint], of: str) -> list[dict[str, Any]]:
-    if of == _BASELINE:
-        return [{"of": of, "x": point.epoch, "mean": point.value.mean} for point in points]
-    return [
-        {"of": of, "x": epoch, "mean": value.mean, "low": value.low, "high": value.high}
-        for epoch, value in points
-    ]
+def _band_rows(band: Band | None, of: str) -> list[dict[str, Any]]:
+    if band is None:
+        return []
+    places_E = thinned(len(band.mean_E), _MOST_POINTS)
+    columns = {"x": places_E, "mean": band.mean_E[places_E]}
+    if of == OURS:
+        columns |= {"low": band.low_E[places_E], "high": band.high_E[places_E]}
+    lines = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [{"of": of, **dict(zip(columns, line, strict=True))} for line in lines]
 
 
-def _last(points: Sequence[CurvePoint]) -> list[str]:
-    epoch, value = points[-1]
-    half = "" if np.isnan(value.low) else f" ± {value.high - value.mean:.3f}"
-    return [str(epoch), f"{value.mean:.3f}{half}", str(value.n)]
-
-
-def _baseline_of(readings: Readings, arm: str) -> str | None:
-    """Return the baseline to draw beside an arm; none beside itself."""
-    own = {one.name: one.baseline for one in readings.declared}.get(arm)
-    return None if own == arm else own
-
-
-def _in_order(readings: Readings, found: Mapping[str, Any]) -> list[str]:
-    return [arm.name for arm in readings.declared if arm.name in found]
+def _last(band: Band) -> list[str]:
+    last = Interval(float(band.mean_E[-1]), float(band.low_E[-1]), float(band.high_E[-1]), band.n)
+    return [str(len(band.mean_E) - 1), score(last).text, str(band.n)]
 
 
 def selection_shares(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return which teacher each arm chose, epoch by epoch."""
-    teachers = selection_names(epochs)
-    shares = {teacher: curves(epochs, f"selection/{teacher}") for teacher in teachers}
-    arms = _in_order(readings, {arm: None for found in shares.values() for arm in found})
+    names = [name for name in names_of_curves(epochs) if name.startswith(SELECTION)]
+    runs = confirmed(readings)
+    shares = {name.removeprefix(SELECTION): bands(runs, epochs, name) for name in names}
+    arms = [arm for arm in runs if any(arm in found for found in shares.values())]
     if not arms:
         return None
-    panels = {
-        arm: [
-            {"epoch": point.epoch, "share": point.value.mean, "teacher": teacher, "place": place}
-            for place, teacher in enumerate(teachers)
-            for point in shares[teacher].get(arm, ())
-        ]
-        for arm in arms
-    }
     drawn = chart(
         "selection_shares",
-        panels,
+        {arm: _share_rows(shares, arm) for arm in arms},
         label="Share of choices that fell on each teacher, by epoch",
         caption="Share of the training rows for which each teacher was chosen, mean over the confirmed runs.",
-        teachers=teachers,
+        teachers=list(shares),
     )
-    last = [[arm, *(_last_share(shares[teacher].get(arm)) for teacher in teachers)] for arm in arms]
-    grid = Grid("Shares in the last epoch", ["arm", *teachers], last, folded=True)
+    rows = [[arm, *(_last_share(found.get(arm)) for found in shares.values())] for arm in arms]
+    grid = Grid("Shares in the last epoch", ["arm", *shares], rows, folded=True)
     again = ["mmdistill query STUDY @selection_shares"]
     return Section("selection", "Which teacher was chosen", [drawn, grid], again=again)
 
 
-def _last_share(points: Sequence[CurvePoint] | None) -> str:
-    return f"{points[-1].value.mean:.3f}" if points else "-"
+def _share_rows(shares: Mapping[str, Mapping[str, Band]], arm: str) -> list[dict[str, Any]]:
+    return [
+        {"epoch": int(epoch), "share": float(found[arm].mean_E[epoch]), "teacher": teacher, "place": place}
+        for place, (teacher, found) in enumerate(shares.items())
+        if arm in found
+        for epoch in thinned(len(found[arm].mean_E), _MOST_POINTS)
+    ]
 
 
-def reliability(readings: Readings, predictions: pa.Table) -> Section | None:
-    """Return whether confidence can be believed, each arm beside its baseline."""
-    if readings.basis != "test":
+def _last_share(band: Band | None) -> str:
+    return number(float(band.mean_E[-1])).text if band else NOTHING
+
+
+def calibration(readings: Readings) -> Section | None:
+    """Return whether confidence can be believed, each arm beside its baseline; nothing for a regression."""
+    kept = readings.predictions
+    if readings.basis != "test" or readings.study["task"] != "classification" or not kept.num_rows:
         return None
-    read = [run["trial_id"] for arm in readings.arms.values() for run in arm.runs.values()]
-    found = calibration(predictions.filter(pc.is_in(predictions["trial_id"], pa.array(read, pa.string()))))
-    if not found:
-        return None
-    panels = {
-        arm: _bins(found.get(_baseline_of(readings, arm) or "", ()), _BASELINE) + _bins(found[arm], _OURS)
-        for arm in _in_order(readings, found)
+    there = set(pc.unique(kept["arm"]).to_pylist())
+    bins = {
+        arm.name: reliability(*confidence(kept.filter(pc.equal(kept["arm"], arm.name))))
+        for arm in readings.declared
+        if arm.name in there
     }
+    found = {arm: list(zip(*(side.tolist() for side in sides), strict=True)) for arm, sides in bins.items()}
+    against = {arm.name: arm.baseline for arm in readings.declared}
     drawn = chart(
         "calibration",
-        panels,
+        {
+            arm: _bin_rows(found.get(against[arm] or "", []), BASELINE) + _bin_rows(mine, OURS)
+            for arm, mine in found.items()
+        },
         label="Reliability diagram: accuracy against confidence",
-        caption="Test rows of all runs in ten bins of equal numbers of rows, by the probability of the "
-        "predicted class. Below the diagonal: more confident than right. Dashed: the arm's baseline.",
-        low=min(min(one.confidence, one.accuracy) for bins in found.values() for one in bins),
+        caption="Test rows of all runs in bins of equal numbers of rows, by the probability of the predicted "
+        "class. Below the diagonal: more sure than right. Dashed: the arm's baseline.",
+        low=min(end for mine in found.values() for pair in mine for end in pair),
     )
-    header = ["arm", *(f"bin {number + 1}" for number in range(max(map(len, found.values()))))]
-    rows = [[arm, *(f"{one.confidence:.2f} → {one.accuracy:.2f}" for one in found[arm])] for arm in panels]
+    most = max(map(len, found.values()))
+    header = ["arm", *(f"bin {number + 1}" for number in range(most))]
+    rows = [[arm, *(f"{sure:.2f} → {right:.2f}" for sure, right in mine)] for arm, mine in found.items()]
     grid = Grid("Confidence → accuracy of each bin", header, rows, folded=True)
     again = ["mmdistill query STUDY @calibration"]
     return Section("calibration", "Calibration", [drawn, grid], again=again)
 
 
-def _bins(bins: Sequence[Bin], of: str) -> list[dict[str, Any]]:
-    return [{"of": of, "confidence": one.confidence, "accuracy": one.accuracy} for one in bins]
+def _bin_rows(bins: list[tuple[float, float]], of: str) -> list[dict[str, Any]]:
+    return [{"of": of, "confidence": sure, "accuracy": right} for sure, right in bins]

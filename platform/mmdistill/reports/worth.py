@@ -1,6 +1,5 @@
-"""The sections of the page on what an arm is worth: in labels, of the teacher's gap, on unseen rows, in trials."""
+"""The sections of the page on what an arm is worth: in labels, of the gap, on unseen rows, in trials."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,10 @@ from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.exchange import LabelCurve, Worth, exchange, labels_of
 from mmdistill.reports.gap import gap_shares, optimism_gaps
 from mmdistill.reports.readings import Readings
-from mmdistill.reports.sections import Grid, Section
+from mmdistill.reports.sections import BASELINE, OURS, Grid, Section, ends_of, interval_row, span
 from mmdistill.statistics import Interval
 
-_OURS, _BASELINE = "arm", "baseline"
+_SHOWN = (1, 4, 8, 16, 32, 64, 128)
 
 
 def labels(readings: Readings, trials: pa.Table) -> Section | None:
@@ -25,7 +24,14 @@ def labels(readings: Readings, trials: pa.Table) -> Section | None:
     if not worths:
         return None
     charts = [_label_chart(curve, readings, place) for place, curve in enumerate(found) if curve.worths]
-    header = ["arm", "its labels", readings.study["score"], "equals the student alone at", "95 % interval", "n"]
+    header = [
+        "arm",
+        "its labels",
+        readings.study["score"],
+        "equals the student alone at",
+        "95 % interval",
+        "n",
+    ]
     rows = [[w.arm, f"{w.fraction:.0%}", score(w.score).text, _equal(w), _range(w), str(w.n)] for w in worths]
     parts = [*charts, Grid("Exchange rate in labels", header, rows)]
     return Section("labels", "Worth in labels", parts, again=["mmdistill query STUDY @label_curve"])
@@ -52,8 +58,8 @@ def _label_chart(curve: LabelCurve, readings: Readings, place: int) -> Chart:
         {worth.arm: [*alone, _worth_row(worth)] for worth in curve.worths},
         name=f"label curve {place}",
         label=f"{readings.study['score']} over label fractions, and the labels each arm is worth",
-        caption="Grey: the student alone over its label fractions (points with 95 % intervals) and the closest "
-        "curve that never falls. Blue: the arm; the arrow leads to the labels at which the student alone "
+        caption="Grey: the student alone over its label fractions (points with 95 % intervals) and the "
+        "closest curve that never falls. Blue: the arm; the arrow leads to the labels at which the student alone "
         "scores as much, the band is its 95 % interval.",
         score=readings.study["score"],
         fractions=list(curve.fractions),
@@ -89,7 +95,13 @@ def gaps(readings: Readings, stages: pa.Table) -> Section | None:
         return None
     header = ["arm", "its best teacher", "n", "teacher minus student alone", "share closed"]
     rows = [
-        [gap.arm, gap.teacher, str(gap.gap.n), _ends(gap.gap), _ends(gap.share) if gap.share else gap.reason or ""]
+        [
+            gap.arm,
+            gap.teacher,
+            str(gap.gap.n),
+            ends_of(gap.gap),
+            ends_of(gap.share) if gap.share else gap.reason or "",
+        ]
         for gap in found
     ]
     drawn = _intervals(
@@ -116,35 +128,25 @@ def optimism(readings: Readings) -> Section | None:
         x=f"validation minus test {readings.study['score']}",
         tick_format="+.3~f",
         label="Validation minus test score of each arm",
-        caption="Above 0 validation flattered the arm: it chose the settings and the epoch. Confirmed runs, 95 % "
-        "interval.",
+        caption="Above 0 validation flattered the arm: it chose the settings and the epoch. Confirmed runs, "
+        "95 % interval.",
     )
-    rows = [[arm, _ends(interval), str(interval.n)] for arm, interval in found.items()]
+    rows = [[arm, ends_of(interval), str(interval.n)] for arm, interval in found.items()]
     grid = Grid("Validation minus test", ["arm", "validation minus test", "n"], rows, folded=True)
     return Section("optimism", "Did validation flatter?", [*drawn, grid])
-
-
-def _ends(interval: Interval) -> str:
-    mean = f"{interval.mean:+z.3f}"
-    return mean if math.isnan(interval.low) else f"{mean} [{interval.low:z.3f}, {interval.high:z.3f}]"
 
 
 def _intervals(
     found: Mapping[str, Interval], *, name: str, x: str, tick_format: str, label: str, caption: str
 ) -> list[Chart]:
     """Return one chart of intervals by name; none without any."""
-    ends = [end for i in found.values() for end in (i.mean, i.low, i.high) if math.isfinite(end)]
-    if not ends:
+    if not found:
         return []
-    most = 3 * max(abs(i.mean) for i in found.values() if math.isfinite(i.mean))
-    rows = [
-        {"row": row, "kind": name, "mean": i.mean, "low": i.low, "high": i.high, "text": f"{row}: {_ends(i)}"}
-        for row, i in found.items()
-    ]
+    low, high = span(list(found.values()))
     return [
         chart(
             "intervals",
-            {"": rows},
+            {"": [interval_row(row, interval, name) for row, interval in found.items()]},
             name=name,
             label=label,
             caption=caption,
@@ -153,8 +155,8 @@ def _intervals(
             kinds=[name],
             legend=None,
             step=24,
-            low=max(-most, min(0.0, *ends)),
-            high=min(most, max(0.0, *ends)),
+            low=low,
+            high=high,
         )
     ]
 
@@ -168,27 +170,33 @@ def budgets(readings: Readings) -> Section | None:
     points = [point.score for curve in found.values() for point in curve.points]
     drawn = chart(
         "curves",
-        {arm: _curve_rows(found.get(against[arm] or ""), _BASELINE) + _curve_rows(curve, _OURS) for arm, curve in found.items()},
+        {
+            arm: _curve_rows(found.get(against[arm] or ""), BASELINE) + _curve_rows(curve, OURS)
+            for arm, curve in found.items()
+        },
         name="budget curves",
         label=f"Expected validation {readings.study['score']} of the best of n trials",
-        caption=f"Validation {readings.study['score']} of the best of n trials drawn from the arm's own search; "
-        "band: 90 % of the draws; dashed: the arm's baseline.",
+        caption=f"Validation {readings.study['score']} of the best of n trials drawn from the arm's own "
+        "search; band: 90 % of the draws; dashed: the arm's baseline.",
         x="trials",
         scale="linear",
         curve=f"validation {readings.study['score']}",
         low=min(point.low for point in points),
         high=max(point.high for point in points),
     )
-    counts = sorted({curve.points[-1].n for curve in found.values()} | {n for n in (1, 4, 8, 16, 32, 64, 128)})
-    shown = [n for n in counts if n <= max(curve.points[-1].n for curve in found.values())]
+    longest = max(curve.points[-1].n for curve in found.values())
+    ends = {curve.points[-1].n for curve in found.values()}
+    shown = sorted(ends | {n for n in _SHOWN if n < longest})
     rows = [[arm, *(_at(curve, n) for n in shown)] for arm, curve in found.items()]
-    grid = Grid("Expected score of the best of n", ["arm", *(f"best of {n}" for n in shown)], rows, folded=True)
+    grid = Grid(
+        "Expected score of the best of n", ["arm", *(f"best of {n}" for n in shown)], rows, folded=True
+    )
     return Section("budget", "Score against budget", [drawn, grid])
 
 
 def _curve_rows(curve: BudgetCurve | None, of: str) -> list[dict[str, Any]]:
     points: Sequence[Any] = curve.points if curve else ()
-    band = ("low", "high") if of == _OURS else ()
+    band = ("low", "high") if of == OURS else ()
     return [
         {"of": of, "x": point.n, "mean": point.score.mean, **{end: getattr(point.score, end) for end in band}}
         for point in points

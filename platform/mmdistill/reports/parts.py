@@ -1,0 +1,117 @@
+"""The sections of the page on single teachers and modalities, and on what an arm does to single rows."""
+
+from collections.abc import Iterator
+
+from mmdistill.reports.ablation import Ablation
+from mmdistill.reports.cells import Section as Table
+from mmdistill.reports.charts import Chart, chart
+from mmdistill.reports.contributions import Lattice, Part
+from mmdistill.reports.render_contributions import contribution_notes, harm_table, lattice_tables
+from mmdistill.reports.sections import Grid, Section, Verdict, interval_row, span, tone
+
+_MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
+_KINDS = {"privileged": "modality", "teachers": "teacher"}
+
+
+def named(ablation: Ablation) -> list[Verdict]:
+    """Return the teachers and modalities that were found to help, to harm or to be useless."""
+    return [
+        verdict
+        for lattice in ablation.lattices
+        if lattice.frozen is None
+        for verdict in _named(lattice, several=len(ablation.lattices) > 1)
+        if verdict.word != "undecided"
+    ]
+
+
+def _named(lattice: Lattice, *, several: bool) -> Iterator[Verdict]:
+    judged = [part for part in lattice.parts if any(_verdicts(part))]
+    for part, text in zip(judged, lattice.sentences, strict=True):
+        said, _, numbers = text.removeprefix(part.name).partition(": ")
+        where = f" in {lattice.full}" if several else ""
+        word = _word(part)
+        question = f"{_KINDS[lattice.kind].capitalize()} {part.name}{where}{said}"
+        yield Verdict(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
+
+
+_TONES = {"helps": "helps", "harms": "harms", "useless": "equivalent"}
+
+
+def _verdicts(part: Part) -> list[str | None]:
+    return [effect.claim.verdict if effect.claim else None for effect in (part.add_one, part.leave_one_out)]
+
+
+def _word(part: Part) -> str:
+    found = {verdict for verdict in _verdicts(part) if verdict in ("helps", "harms")}
+    if len(found) == 2:
+        return "helps and harms"
+    if found:
+        return str(found.pop())
+    return "useless" if "equivalent" in _verdicts(part) else "undecided"
+
+
+def contributions(ablation: Ablation) -> Section | None:
+    """Return what each teacher or modality gives alone, in company and on average; None without a lattice."""
+    if not ablation.lattices:
+        return None
+    charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
+    tables = [_grid(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
+    lead = [text for lattice in ablation.lattices for text in lattice.sentences]
+    notes = [f"{note}." for note in contribution_notes(ablation)]
+    again = ["mmdistill table STUDY"]
+    return Section("contributions", "What each teacher gives", [*charts, *tables], lead, notes, again)
+
+
+def _grid(table: Table) -> Grid:
+    return Grid(table.header[0], table.header, table.lines, frozenset(table.left))
+
+
+def _chart(lattice: Lattice, ablation: Ablation, place: int) -> list[Chart]:
+    effects = [
+        (part.name, kind, getattr(part, field).claim)
+        for part in lattice.parts
+        for kind, field in _MEASURES.items()
+    ]
+    rows = [interval_row(name, claim.seeds, kind) for name, kind, claim in effects if claim]
+    if not rows:
+        return []
+    low, high = span([claim.seeds for _, _, claim in effects if claim])
+    drawn = chart(
+        "intervals",
+        {"": rows},
+        name=f"contributions {place}",
+        label=f"Contributions of each {_KINDS[lattice.kind]} of {lattice.full} to {ablation.score_name}",
+        caption=f"Gain in {ablation.score_name} by each {_KINDS[lattice.kind]} of {lattice.full}, with its "
+        f"95 % interval over {ablation.scheme.replicate}.",
+        x=f"gain in {ablation.score_name}",
+        format="+.3~f",
+        kinds=list(dict.fromkeys(row["kind"] for row in rows)),
+        legend={},
+        step=36,
+        low=low,
+        high=high,
+    )
+    return [drawn]
+
+
+def harm(ablation: Ablation) -> Section | None:
+    """Return how many rows each arm turns from right to wrong whatever the seed, and back."""
+    if not ablation.harm:
+        return None
+    most = max([1.0, *(max(one.harmed.rows, one.rescued.rows, one.expected) for one in ablation.harm)])
+    rows = [
+        {"arm": one.arm, "kind": kind, "rows": sign * turned.rows, "chance": sign * one.expected}
+        for one in ablation.harm
+        for kind, sign, turned in (("to wrong", -1, one.harmed), ("to right", 1, one.rescued))
+    ]
+    drawn = chart(
+        "harm",
+        {"": rows},
+        label="Rows each arm turns from right to wrong, and from wrong to right",
+        caption="Test rows that change against the arm's baseline in at least 80 % of the pairs. Ticks: how "
+        "many would if the names of the two arms were drawn at random in every pair.",
+        low=-most,
+        high=most,
+    )
+    grid = _grid(harm_table(ablation.harm))
+    return Section("harm", "Harm set", [drawn, grid], again=["mmdistill table STUDY --json"])
