@@ -59,7 +59,19 @@ class DataError(InputError):
 
 
 class QueryError(InputError):
-    """An SQL statement is refused or fails."""
+    """An SQL statement is refused or fails.
+
+    Attributes:
+        excerpt: the line of the statement and, below it, carets under the place; empty where it is unknown.
+    """
+
+    def __init__(self, problems: Sequence[Problem], excerpt: str = "") -> None:
+        super().__init__(problems)
+        self.excerpt = excerpt
+
+    def __str__(self) -> str:
+        """Return the problems and the excerpt."""
+        return "\n".join([super().__str__(), *([self.excerpt] if self.excerpt else [])])
 
 
 class NumericsError(MmdistillError):

@@ -20,6 +20,8 @@ FLAGS = {
     "status": ["STUDY", "--json"],
     "query": ["STUDY", "SQL", "--json"],
     "table": ["STUDY", "--format", "--json"],
+    "importance": ["STUDY", "--arm", "--method", "--json"],
+    "compare": ["STUDIES", "MORE", "--json"],
     "verify": ["STUDY", "--cache", "--json"],
     "rebuild": ["STUDY", "--json"],
     "tensorboard": ["STUDY", "--port"],

@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 
 import mmdistill
 from mmdistill.errors import InputError, MmdistillError
+from mmdistill.redaction import redacted
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -128,25 +129,42 @@ def status(study: Study, /, *, as_json: AsJson = False) -> int:
 
 @app.command
 def query(
-    study: Study,
+    path: Annotated[Path, Parameter(help="Folder of a study, or of several: each row says its `study`.")],
     sql: Annotated[
         str,
         # A query may begin with a comment, `-- ...`.
         Parameter(
-            allow_leading_hyphen=True, help="One SELECT; DESCRIBE trials lists the columns of a table."
+            allow_leading_hyphen=True, help="One SELECT, or @name of a named query; @ alone lists those."
         ),
     ],
     /,
     *,
+    layout: Annotated[
+        Literal["table", "csv", "json", "arrow", "parquet"],
+        Parameter(name="--format", help="How to print it; arrow is an IPC stream."),
+    ] = "table",
+    output: Annotated[Path | None, Parameter(help="File to write the rows to; stdout by default.")] = None,
+    limit: Annotated[
+        float, Parameter(validator=Number(gt=0), help="Seconds after which the query is stopped.")
+    ] = 30.0,
     as_json: AsJson = False,
 ) -> int:
-    """Print the rows of one SELECT over the tables of a study.
+    """Print the rows of one SELECT over the tables of a study, or of all studies in a folder.
 
-    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings.
+    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings; `mmdistill schema` tells
+    their columns. A study may be running.
     """
-    from mmdistill.cli.reading import show_query
+    from mmdistill.cli.query import show_query
 
-    return show_query(study, sql, as_json=as_json)
+    return show_query(path, sql, layout="json" if as_json else layout, output=output, limit=limit)
+
+
+@app.command
+def schema(*, as_json: AsJson = False) -> int:
+    """Print every table and column of a study: type, unit and meaning, and whether it may be null."""
+    from mmdistill.cli.schema import show_schema
+
+    return show_schema(as_json=as_json)
 
 
 @app.command
@@ -269,6 +287,43 @@ def rerun(
     from mmdistill.cli.rerun import show_rerun
 
     return show_rerun(study, trials, arm=arm, cache=cache, fresh=fresh, tolerance=tolerance, as_json=as_json)
+
+
+@app.command
+def importance(
+    study: Study,
+    /,
+    *,
+    arm: Annotated[str | None, Parameter(help="One arm; all that were searched by default.")] = None,
+    method: Annotated[
+        Literal["fanova", "mdi", "ped-anova"],
+        Parameter(
+            help="fanova: share of the variance of the loss over the space; mdi: use to a forest's splits; "
+            "ped-anova: what sets the best trials apart. Three questions: never mix their numbers."
+        ),
+    ] = "fanova",
+    as_json: AsJson = False,
+) -> int:
+    """Print which hyperparameters mattered in the searches of a study, on validation rows."""
+    from mmdistill.cli.importance import show_importance
+
+    return show_importance(study, arm, method, as_json=as_json)
+
+
+@app.command
+def compare(
+    studies: Annotated[Path, Parameter(help="A study, or a folder that holds studies.")],
+    /,
+    *more: Annotated[Path, Parameter(help="Further ones.")],
+    as_json: AsJson = False,
+) -> int:
+    """Print how arms rank over the data sets of several studies, and which are not told apart.
+
+    Seeds are averaged first: a data set is one replicate (Friedman's test, Nemenyi's critical difference).
+    """
+    from mmdistill.cli.comparing import show_ranks
+
+    return show_ranks([studies, *more], as_json=as_json)
 
 
 @app.command
@@ -401,5 +456,5 @@ def _answer(arguments: Sequence[str] | None) -> int:
 
 def _fail(messages: Sequence[str], code: int) -> int:
     for message in messages:
-        print(f"mmdistill: {' '.join(message.split())}", file=sys.stderr)
+        print(f"mmdistill: {redacted(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -8,12 +8,14 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from mmdistill.redaction import redacted
+
 WIDEST_CELL = 80
 
 
 def say(message: str) -> None:
-    """Print a message for people, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message for people, on stderr, without secrets."""
+    print(redacted(message), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

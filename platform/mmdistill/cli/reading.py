@@ -8,7 +8,6 @@ from mmdistill.cli.printing import print_json, say, text_table
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.rows import PHASES
 from mmdistill.records.study import StudyFolder
-from mmdistill.reports.query import query
 from mmdistill.reports.status import ArmStatus, Status, status
 
 LONGEST_PATH = 200
@@ -57,19 +56,6 @@ def _counts(arm: ArmStatus, phase: str) -> str:
     counts = dict(arm.counts.get(phase, {}))
     complete = counts.pop("complete", 0)
     return ", ".join([str(complete), *(f"{number} {state}" for state, number in sorted(counts.items()))])
-
-
-def show_query(study: Path, sql: str, *, as_json: bool) -> int:
-    """Print the rows of one SELECT."""
-    found = query(readable(study), sql)
-    columns = [column.to_pylist() for column in found.columns]
-    rows = list(zip(*columns, strict=True))
-    if as_json:
-        print_json([dict(zip(found.column_names, row, strict=True)) for row in rows])
-    else:
-        print(text_table(found.column_names, rows))
-        say(f"{len(rows)} row{'' if len(rows) == 1 else 's'}")
-    return 0
 
 
 def serve_tensorboard(study: Path, port: int) -> int:

@@ -19,11 +19,12 @@ from mmdistill.errors import StudyError
 from mmdistill.pipeline.prices import Bill, bill, device_kind, recorded_prices
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
-from mmdistill.records.tables import compact
-from mmdistill.reports.ablation import summarise
+from mmdistill.records.tables import compact, latest
+from mmdistill.reports.ablation import summarise_readings
 from mmdistill.reports.query import query
+from mmdistill.reports.readings import readings_of
 from mmdistill.reports.render import as_json as ablation_json
-from mmdistill.reports.render import markdown
+from mmdistill.reports.render_curves import curves_of, with_curves
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.provenance import command_line, study_row
 from mmdistill.studies.session import Session, why_failed
@@ -196,7 +197,9 @@ def _price(root: Path) -> _Price | None:
 
 
 def _print(root: Path, failed: Mapping[str, str], *, as_json: bool) -> None:
-    ablation, price = summarise(root), _price(root)
+    tables = latest(StudyFolder.open(root))
+    readings, price = readings_of(tables), _price(root)
+    ablation = summarise_readings(readings)
     if failed:
         _say_failures(failed)
     if as_json:
@@ -204,7 +207,7 @@ def _print(root: Path, failed: Mapping[str, str], *, as_json: bool) -> None:
         table = json.loads(ablation_json(ablation))
         print_json({"table": table, "price": price, "failed_orders": dict(failed), "paths": paths})
         return
-    print(markdown(ablation))
+    print(with_curves(ablation, curves_of(readings, tables)))
     if price is not None:
         median, most, arm = price
         print(f"One training costs a median of {median:.2f} and at most {most:.2f} CPU-s ({arm}).\n")

@@ -16,7 +16,8 @@ from mmdistill.reports.ablation import Ablation, summarise_readings
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.paper import STANDALONE, caption, latex, paper_notes, web
 from mmdistill.reports.readings import Readings, readings_of
-from mmdistill.reports.render import as_csv, as_json, exact, footnotes, grid, markdown
+from mmdistill.reports.render import as_csv, as_json, exact, footnotes, grid
+from mmdistill.reports.render_curves import Curves, curves_of, with_curves
 from mmdistill.reports.standing import Standing, standing
 
 Layout = Literal["markdown", "latex", "html", "csv", "json"]
@@ -59,7 +60,7 @@ def show_table(
     if problems:
         raise InputError(problems)
     if layout in ("markdown", "csv", "json") and not (rows or columns):
-        _print_all(ablation, layout)
+        _print_all(ablation, layout, None if readings.is_beside else curves_of(readings, tables))
     else:
         _print_some(ablation, readings, layout, arms, shown if columns else None, standalone=standalone)
     return 0
@@ -88,11 +89,13 @@ def chosen(
     return list(found)
 
 
-def _print_all(ablation: Ablation, layout: Layout) -> None:
+def _print_all(ablation: Ablation, layout: Layout, curves: Curves | None) -> None:
     if layout == "json":
-        print_json(json.loads(as_json(ablation)))
+        print_json(json.loads(as_json(ablation)) | {"curves": curves})
+    elif layout == "csv":
+        print(as_csv(ablation), end="")
     else:
-        print(markdown(ablation) if layout == "markdown" else as_csv(ablation), end="")
+        print(with_curves(ablation, curves), end="")
 
 
 def _print_some(

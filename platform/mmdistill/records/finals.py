@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from mmdistill.errors import StudyError
 from mmdistill.records.rows import EpochRow, PredictionRow, Row, StageRow, TrialRow, arrow_table
-from mmdistill.records.schema import SCHEMA_VERSION, AnyRow, from_json, to_json
+from mmdistill.records.schema import OLDEST_VERSION, SCHEMA_VERSION, AnyRow, from_json, to_json
 from mmdistill.records.shelf import file_stem
 from mmdistill.records.store import put_named, read_verified
 
@@ -126,7 +126,8 @@ def parsed_final(path: Path, order_id: str, body: Mapping[str, Any]) -> Final:
         StudyError: naming the file, if the record is no final, or that of another order.
     """
     try:
-        if body["schema_version"] != SCHEMA_VERSION or body["order_id"] != order_id:
+        is_known = OLDEST_VERSION <= body["schema_version"] <= SCHEMA_VERSION
+        if not is_known or body["order_id"] != order_id:
             raise ValueError(f"schema version {body['schema_version']}, order {body['order_id']!r}")
         return Final(
             order_id=order_id,

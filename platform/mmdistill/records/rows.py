@@ -15,6 +15,7 @@ from mmdistill.records.schema import (
     arrow_table,
     columns,
     from_json,
+    meaning,
     to_json,
     type_text,
 )
@@ -157,6 +158,9 @@ class StudyRow(Row):
         "git_commit",
         "git_dirty",
         "constraints_hash",
+        "versions_json",
+        "hardware_json",
+        "environment_json",
     )
 
     name: Annotated[str, "name of the study"]
@@ -190,6 +194,18 @@ class StudyRow(Row):
     git_commit: Annotated[str | None, "commit of the code, where known"] = None
     git_dirty: Annotated[bool | None, "whether the code differed from its commit"] = None
     constraints_hash: Annotated[str | None, "digest of the pinned versions"] = None
+    versions_json: Annotated[
+        str | None, "versions of the libraries that decide results, by name; null before version 2"
+    ] = None
+    hardware_json: Annotated[
+        str | None,
+        "machine of the first start: cpu (model), cores, memory_bytes, gpus (models); null before version 2",
+    ] = None
+    environment_json: Annotated[
+        str | None,
+        "environment variables that decide threads, devices and places, by name; secrets are ***; null "
+        "before version 2",
+    ] = None
     data_fingerprint: Annotated[str, "digest of the data set's content"]
     command: Annotated[str, "command line of the first start"]
     host: Annotated[str, "machine of the first start"]
@@ -222,13 +238,27 @@ TABLES: dict[str, type[Row]] = {
 
 
 def schema_text() -> str:
-    """Return every column of every table with its type and meaning, one line each."""
-    return "\n\n".join(_table_text(kind) for kind in TABLES.values()) + "\n"
+    """Return every column of every table with its type and meaning, as Markdown."""
+    head = [
+        f"# The tables of a study, schema version {SCHEMA_VERSION}",
+        "",
+        "`mmdistill schema` prints this; `mmdistill schema > dashboards/SCHEMA.md` writes it anew. The files",
+        "`compact/TABLE.parquet` say the same in their metadata: `mmdistill.meaning` and",
+        "`mmdistill.schema_version` of the table, `meaning` of a column. In `mmdistill query` every table begins",
+        "with one more column, `study`: the study's folder, below the folder that was asked about.",
+        "",
+        "Null means not measured, NaN is a value. Every column is nullable in the files; one with `or null` may",
+        "be null in a whole record. A column marked * may differ between two runs of one study.",
+    ]
+    return "\n".join([*head, *(line for kind in TABLES.values() for line in _table_lines(kind))]) + "\n"
 
 
-def _table_text(kind: type[Row]) -> str:
-    lines = [f"  {column.name}: {_type(column)}; {column.meaning}" for column in columns(kind)]
-    return "\n".join([f"{kind.table} (version {SCHEMA_VERSION})", *lines])
+def _table_lines(kind: type[Row]) -> list[str]:
+    lines = [
+        f"- `{one.name}`{'*' * (one.name in kind.varying)} ({_type(one)}): {one.meaning}"
+        for one in columns(kind)
+    ]
+    return ["", f"## {kind.table}", "", meaning(kind), f"Sorted by {', '.join(kind.order)}.", "", *lines]
 
 
 def _type(column: Column) -> str:

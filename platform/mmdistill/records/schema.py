@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from mmdistill.records.sealed import pack, unpack
 
-# Raise when a column is added, removed, or changes its type or meaning.
-SCHEMA_VERSION = 1
+# Raise when a column is added, removed, or changes its type or meaning. Records of an older version are read:
+# a column that was added since must be one that may be null.
+SCHEMA_VERSION = 2
+OLDEST_VERSION = 1
 
 _ARROW_TYPES = {
     str: pa.string(),
@@ -90,7 +92,8 @@ def arrow_table(kind: type[AnyRow], rows: Sequence[AnyRow]) -> pa.Table:
     is a struct whose fields are the union over the rows, sorted; an empty union is a struct with the single
     null field ``none``. In a column of values by name, a field holds booleans, integers or numbers where all
     its values are such; otherwise texts, and what is not a text is written as JSON.
-    The schema's metadata name the table and the schema version, those of a field its meaning.
+    The schema's metadata name the table, what its rows are and the schema version, those of a field its
+    meaning.
 
     Raises:
         ValueError: if a time has no time zone.
@@ -100,7 +103,11 @@ def arrow_table(kind: type[AnyRow], rows: Sequence[AnyRow]) -> pa.Table:
         array = _array(column, [getattr(row, column.name) for row in rows])
         arrays.append(array)
         fields.append(pa.field(column.name, array.type, metadata={"meaning": column.meaning}))
-    metadata = {"mmdistill.table": kind.table, "mmdistill.schema_version": str(SCHEMA_VERSION)}
+    metadata = {
+        "mmdistill.table": kind.table,
+        "mmdistill.schema_version": str(SCHEMA_VERSION),
+        "mmdistill.meaning": meaning(kind),
+    }
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
@@ -132,6 +139,11 @@ def _array_of_any(values: list[Any]) -> pa.Array:
 def as_text(value: Any) -> str:
     """Return a searched value as text: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(pack(value), sort_keys=True)
+
+
+def meaning(kind: type[Row]) -> str:
+    """Return what one row of a table is."""
+    return (kind.__doc__ or "").strip().split("\n")[0]
 
 
 def type_text(column: Column) -> str:
@@ -166,12 +178,16 @@ def _utc(name: str, value: datetime) -> datetime:
 
 
 def from_json(kind: type[AnyRow], value: Mapping[str, Any]) -> AnyRow:
-    """Return the row that :func:`to_json` wrote.
+    """Return the row that :func:`to_json` wrote, now or with an older version of the schema.
+
+    A column that may be null and is not there was added since: it is null.
 
     Raises:
         ValueError: if a column is unknown, missing, or holds a value of another type.
     """
     known = {column.name: column for column in columns(kind)}
+    added = {column.name: None for column in known.values() if column.optional}
+    value = {**added, **value}
     if set(value) != set(known):
         odd = ", ".join(sorted(set(value) ^ set(known)))
         raise ValueError(f"a row of `{kind.table}` has unknown or missing columns: {odd}")

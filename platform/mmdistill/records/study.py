@@ -17,11 +17,12 @@ import pyarrow as pa
 from mmdistill.errors import ConfigError, ConflictError, InputError, Problem, StudyError
 from mmdistill.records.finals import Final, final_body, parsed_final, read_side, write_sides
 from mmdistill.records.revisions import normal, refusals, stamped
-from mmdistill.records.rows import AttemptRow, EpochRow, OpeningRow, PredictionRow, StudyRow
+from mmdistill.records.rows import AttemptRow, EpochRow, OpeningRow, PredictionRow, StudyRow, TrialRow
 from mmdistill.records.schema import from_json, to_json
 from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.shelf import Shelf
 from mmdistill.records.store import put_if_absent, replace_atomically
+from mmdistill.redaction import redacted, redacted_tree
 
 _RECORD = "study.json"
 _LATER = "revisions"
@@ -99,7 +100,7 @@ class StudyFolder:
             root: the folder; made if it is not there.
             record: the row of the study, kept if it begins or is extended; its revision is set here.
             study_toml: the text of the study file, kept for people.
-            resolved: what identifies the study, plain JSON values.
+            resolved: what identifies the study, plain JSON values; secrets in it are not written down.
             fence: see the class.
 
         Raises:
@@ -107,6 +108,7 @@ class StudyFolder:
                 problem per key.
         """
         fence()
+        resolved = redacted_tree(resolved)
         if not (root / _RECORD).exists():
             _write_revision(root, root / _RECORD, stamped(record, None), study_toml, resolved)
         study = cls.open(root, fence)
@@ -135,7 +137,7 @@ class StudyFolder:
     def differences(self, resolved: Mapping[str, Any]) -> list[Problem]:
         """Return why a study with another ``resolved`` neither continues nor extends this one, per key."""
         path, opened = _revision_path(self.root, self.revision), {row.arm for row in self.openings()}
-        old, new = normal(self.resolved), normal(resolved)
+        old, new = normal(self.resolved), normal(redacted_tree(resolved))
         return refusals(str(path), old, new, begun=bool(self.decisions()), opened=opened)
 
     def put_decision(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +218,7 @@ class StudyFolder:
         cpu_s: float | None = None,
     ) -> bool:
         """Record how an attempt ended, ``complete`` or ``failed``; return False if it had ended before."""
+        error = None if error is None else redacted(error)
         end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error, "cpu_s": cpu_s}
         return self._attempts.put(f"{order_id}.{attempt}.end", end)
 
@@ -240,6 +243,7 @@ class StudyFolder:
         if self.has_final(final.order_id):
             return False
         self.fence()
+        final = dataclasses.replace(final, trials=[_without_secrets(row) for row in final.trials])
         sides = write_sides(self.root, final)
         return self._records.put(self._name(final.order_id), final_body(final, sides))
 
@@ -309,6 +313,11 @@ class StudyFolder:
         return dataclasses.replace(final, epochs=epochs, predictions=predictions)
 
 
+def _without_secrets(row: TrialRow) -> TrialRow:
+    error = None if row.error is None else redacted(row.error)
+    return dataclasses.replace(row, error=error, config_json=redacted(row.config_json))
+
+
 def _begin(row: AttemptRow) -> str:
     return f"{row.order_id}.{row.attempt}.begin"
 
@@ -321,10 +330,10 @@ def _write_revision(
     root: Path, path: Path, row: StudyRow, study_toml: str, resolved: Mapping[str, Any]
 ) -> None:
     what = "study" if path.name == _RECORD else _LATER
-    replace_atomically(root / "study.toml", study_toml.encode(), "study")
+    replace_atomically(root / "study.toml", redacted(study_toml).encode(), "study")
     # If somebody else was faster, theirs stays; the caller reads and compares it.
     with contextlib.suppress(ConflictError):
-        put_if_absent(path, seal({"row": to_json(row), "resolved": resolved}), what)
+        put_if_absent(path, seal({"row": redacted_tree(to_json(row)), "resolved": resolved}), what)
 
 
 def _read_revision(root: Path, number: int) -> Revision:

@@ -205,6 +205,24 @@ def latest(folder: StudyFolder) -> dict[str, pa.Table]:
     return tables(folder) if there is None else _parsed(there[1])
 
 
+def in_place(folder: StudyFolder) -> dict[str, tuple[Path, int]] | None:
+    """Return by table the compact file and its number of rows, for who reads the files where they are.
+
+    None if there are none, or if a record has come since. Sizes are compared, hashes are not: of a table too
+    large to load that would take longer than most questions; `mmdistill verify` computes them.
+    """
+    manifest = _manifest(folder)
+    if manifest is None or manifest.sources != _sources(folder):
+        return None
+    root = _snapshots(folder)
+    found = {file.table: (root / file.file, file) for file in manifest.files}
+    try:
+        is_whole = all(path.stat().st_size == file.bytes for path, file in found.values())
+    except FileNotFoundError:
+        return None
+    return {name: (path, file.rows) for name, (path, file) in found.items()} if is_whole else None
+
+
 def _parsed(content: Mapping[str, bytes]) -> dict[str, pa.Table]:
     return {name: parquet_table(content[name]) for name in TABLES}
 
@@ -217,17 +235,24 @@ def _newest(folder: StudyFolder) -> tuple[Manifest, dict[str, bytes]] | None:
 
 def _compact(folder: StudyFolder) -> tuple[Manifest, dict[str, bytes]] | None:
     """Return the newest manifest and the content of its files, if it is whole."""
+    manifest, root = _manifest(folder), _snapshots(folder)
+    try:
+        files = () if manifest is None else manifest.files
+        content = {file.table: read_verified(root / file.file, file.sha256) for file in files}
+    except StudyError:
+        return None
+    return None if manifest is None else (manifest, content)
+
+
+def _manifest(folder: StudyFolder) -> Manifest | None:
+    """Return the newest manifest, if it is whole and of this version."""
     shelf = _manifests(folder)
     try:
         manifest = parsed_manifest(shelf[str(max(_numbers(shelf)))])
-        if manifest.schema_version != SCHEMA_VERSION or {file.table for file in manifest.files} != set(
-            TABLES
-        ):
-            return None
-        root = _snapshots(folder)
-        return manifest, {file.table: read_verified(root / file.file, file.sha256) for file in manifest.files}
     except (ValueError, KeyError, TypeError, StudyError):
         return None  # Derived files: whatever is wrong with them, the records have the answer.
+    is_current = manifest.schema_version == SCHEMA_VERSION
+    return manifest if is_current and {file.table for file in manifest.files} == set(TABLES) else None
 
 
 def parsed_manifest(body: Mapping[str, Any]) -> Manifest:

@@ -117,7 +117,7 @@ def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
 
 
 def summarise_readings(readings: Readings) -> Ablation:
-    """Return the ablation of a study whose tables were read already."""
+    """Return the ablation of a study from what its tables hold for it."""
     study, openings = readings.study, readings.openings
     judged = {
         "margin": study["margin"],

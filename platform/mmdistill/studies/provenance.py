@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -12,13 +13,37 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import mmdistill
 from mmdistill.records.rows import StudyRow
+from mmdistill.redaction import HIDDEN, is_secret, redacted
 from mmdistill.settings import digest
 from mmdistill.studies.arm import place_in_lattice
 from mmdistill.studies.planned import planned
 from mmdistill.studies.study import Study
+
+# The libraries that decide results, or the form of the tables.
+DECIDING = (
+    "torch",
+    "numpy",
+    "scipy",
+    "POT",
+    "numba",
+    "scikit-learn",
+    "optuna",
+    "cmaes",
+    "ray",
+    "pydantic",
+    "safetensors",
+    "pyarrow",
+    "duckdb",
+)
+# What is recorded of the environment: it decides threads, devices, places and last bits.
+_RECORDED = re.compile(
+    r"(?:OMP|MKL|OPENBLAS|NUMEXPR|NUMBA|CUBLAS|TORCH|PYTORCH|RAY|MMDISTILL)_\w+"
+    r"|CUDA_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES|PYTHONHASHSEED"
+)
 
 SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 
@@ -69,12 +94,52 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         git_commit=commit,
         git_dirty=dirty,
         constraints_hash=_constraints_hash(),
+        versions_json=json.dumps({name: installed(name) for name in DECIDING}),
+        hardware_json=json.dumps(hardware()),
+        environment_json=json.dumps(environment()),
         data_fingerprint=digest(list(study.fingerprints)),
-        command=shlex.join(command),
+        command=redacted(shlex.join(command)),
         host=socket.gethostname(),
         cpu_count=os.cpu_count() or 1,
         threads=1,
     )
+
+
+def hardware() -> dict[str, Any]:
+    """Return model of the CPU, its cores, the memory in bytes and the models of the GPUs of this machine."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 1,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    # Not by torch: asking it begins a context on the device in this process.
+    try:
+        found = _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.splitlines()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment variables that decide threads, devices and places; secrets are ``***``."""
+    return {
+        name: HIDDEN if is_secret(name) else redacted(value)
+        for name, value in sorted(os.environ.items())
+        if _RECORDED.fullmatch(name)
+    }
 
 
 def _tuning(study: Study) -> str:

@@ -1,0 +1,92 @@
+"""Label efficiency: the student alone over label fractions, and how many labels each arm is worth."""
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from mmdistill.reports.exchange import LabelCurve, Worth, exchange, labels_of
+from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
+from mmdistill.reports.figures.style import COLOURS, GREY, PAGE, new_figure, shown
+from mmdistill.statistics import Interval
+
+
+@FIGURES.register("labels")
+def labels(sources: Sources) -> Mapping[str, Figure]:
+    """Score over the share of labels; arrows lead to the share at which the student alone scores the same."""
+    found = exchange(sources.readings, labels_of(sources.tables["trials"]))
+    if found.reason is not None:
+        raise NothingToDrawError("the study has no label curve", found.reason)
+    figures = {}
+    for number, curve in enumerate(found.curves, 1):
+        figures["" if len(found.curves) == 1 else str(number)] = _figure(sources, curve)
+    return figures
+
+
+def _figure(sources: Sources, curve: LabelCurve) -> Figure:
+    figure = new_figure(PAGE * 0.7, 3.0)
+    axes = figure.subplots()
+    _points(axes, curve.fractions, curve.scores, GREY, "o", shown(sources.ablation.baseline))
+    axes.plot(curve.fractions, curve.fitted, color=GREY, linewidth=0.9, label="fitted, never falling")
+    names = {arm.name for arm in sources.arms}
+    families: dict[str, list[Worth]] = {}
+    recipes = {arm.name: arm.declared.recipe for arm in sources.arms}
+    for worth in curve.worths:
+        if worth.arm in names:
+            families.setdefault(recipes[worth.arm], []).append(worth)
+    for place, (recipe, worths) in enumerate(families.items()):
+        colour, marker = COLOURS[place % len(COLOURS)], "sDv^<>P*"[place % 8]
+        _points(axes, [w.fraction for w in worths], [w.score for w in worths], colour, marker, shown(recipe))
+        for worth in worths:
+            _arrow(axes, worth, curve, colour)
+    _frame(axes, curve, sources.ablation.score_name)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _points(
+    axes: Axes,
+    fractions: tuple[float, ...] | list[float],
+    scores: tuple[Interval, ...] | list[Interval],
+    colour: str,
+    marker: str,
+    label: str,
+) -> None:
+    ends = [[s.mean - s.low for s in scores], [s.high - s.mean for s in scores]]
+    means = [score.mean for score in scores]
+    axes.errorbar(
+        fractions, means, ends, fmt=marker, color=colour, capsize=2, elinewidth=0.8, label=label, zorder=3
+    )
+
+
+def _arrow(axes: Axes, worth: Worth, curve: LabelCurve, colour: str) -> None:
+    """Draw from an arm to where the student alone scores the same, with the interval of that share."""
+    y, sign = worth.score.mean, {"below": "<", "inside": "=", "above": ">"}[worth.side]
+    axes.plot([worth.low, worth.high], [y, y], color=colour, linewidth=4, alpha=0.2, solid_capstyle="butt")
+    if worth.equal != worth.fraction:
+        axes.annotate(
+            "",
+            (worth.equal, y),
+            (worth.fraction, y),
+            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.9, "shrinkB": 0},
+        )
+    is_right = worth.equal >= worth.fraction
+    at_end = worth.equal >= max(curve.fractions)
+    axes.annotate(
+        f"{sign} {100 * worth.equal:.0f} %",
+        (worth.equal, y),
+        (0, 3) if at_end else (3 if is_right else -3, 3),
+        textcoords="offset points",
+        ha="right" if at_end or not is_right else "left",
+        color=colour,
+        fontsize=6.5,
+    )
+
+
+def _frame(axes: Axes, curve: LabelCurve, score: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(curve.fractions)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda fraction, _: f"{100 * fraction:g} %"))
+    axes.set(xlabel="labels (logarithmic)", ylabel=score)

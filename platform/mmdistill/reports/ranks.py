@@ -1,0 +1,178 @@
+"""Arms over several data sets: mean ranks, Friedman's test and Nemenyi's critical difference (Demsar, 2006).
+
+Axes: D data sets, A arms.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from mmdistill.reports.readings import Readings
+from mmdistill.statistics import ALPHA, Array
+
+FEWEST_DATA_SETS = 4
+FEWEST_ARMS = 3
+# Below that the chi-squared distribution of Friedman's statistic is rough (Demsar, 2006).
+_STEADY = 10
+
+
+class Ranks(NamedTuple):
+    """How arms rank over data sets; a data set is one replicate, however many seeds it was run with.
+
+    Attributes:
+        arms: A names, best mean rank first.
+        datasets: D names.
+        scores: D rows of A mean scores, seeds averaged first; higher is better.
+        mean_ranks: A numbers, 1 is best; ties share their ranks.
+        friedman_p: of no difference among the arms; None where there are too few data sets or arms.
+        critical_difference: mean ranks that differ by less are not told apart at .05 (Nemenyi); likewise.
+        nemenyi: A x A adjusted p-values of every two arms; likewise.
+        cliques: the largest groups of arms, neighbours in mean rank, that are not told apart, those of two
+            or more; all arms where Friedman's test finds no difference.
+        left_out: why an arm or a study does not count, by its name.
+        cautions: why to doubt it.
+        reason: why there is no test.
+    """
+
+    arms: tuple[str, ...]
+    datasets: tuple[str, ...]
+    scores: tuple[tuple[float, ...], ...]
+    mean_ranks: tuple[float, ...]
+    friedman_p: float | None
+    critical_difference: float | None
+    nemenyi: tuple[tuple[float, ...], ...] | None
+    cliques: tuple[tuple[str, ...], ...]
+    left_out: Mapping[str, str]
+    cautions: tuple[str, ...]
+    reason: str | None
+
+
+def ranks(studies: Sequence[Readings]) -> Ranks:
+    """Return the ranks of the arms that all tested studies share.
+
+    Args:
+        studies: one per data set; several on the same data (equal fingerprint) are averaged into one, since
+            they are no independent replicates.
+    """
+    tested = [study for study in studies if study.basis == "test"]
+    left_out = {
+        f"study {study.study['name']}": "its test split was not opened yet"
+        for study in studies
+        if study.basis != "test"
+    }
+    by_data: dict[str, list[Readings]] = {}
+    for study in tested:
+        by_data.setdefault(study.study["data_fingerprint"], []).append(study)
+    arms, missing = _shared_arms(tested)
+    datasets = _names(list(by_data.values()))
+    score_DA = np.array([_mean_scores(same, arms) for same in by_data.values()]).reshape(len(by_data), -1)
+    rank_A = stats.rankdata(-score_DA, axis=1).mean(axis=0) if score_DA.size else np.zeros(0)
+    order = np.argsort(rank_A, kind="stable")
+    ordered = [arms[i] for i in order]
+    return _tested(ordered, datasets, score_DA[:, order], rank_A[order], left_out | missing)
+
+
+def _shared_arms(studies: Sequence[Readings]) -> tuple[list[str], dict[str, str]]:
+    """Return the arms that every study read, and why each other one is left out."""
+    found: dict[str, list[str]] = {}
+    frozen = {arm.name for study in studies for arm in study.declared if arm.frozen}
+    for study in studies:
+        for arm in study.declared:
+            if arm.name in study.arms:
+                found.setdefault(arm.name, []).append(study.study["name"])
+    shared = [name for name, where in found.items() if len(where) == len(studies) and name not in frozen]
+    missing = {
+        name: "frozen: biased towards another arm" if name in frozen else f"only in {', '.join(where)}"
+        for name, where in found.items()
+        if name not in shared
+    }
+    return shared, missing
+
+
+def _names(groups: Sequence[Sequence[Readings]]) -> list[str]:
+    """Return a name per data set; that of the study where two data sets have the same."""
+    plain = [same[0].study["dataset"] for same in groups]
+    return [
+        name if plain.count(name) == 1 else f"{name} ({', '.join(s.study['name'] for s in same)})"
+        for name, same in zip(plain, groups, strict=True)
+    ]
+
+
+def _mean_scores(same: Sequence[Readings], arms: Sequence[str]) -> list[float]:
+    return [float(np.mean([study.score(arm).mean for study in same])) for arm in arms]
+
+
+def _tested(
+    arms: Sequence[str], datasets: Sequence[str], score_DA: Array, rank_A: Array, left_out: Mapping[str, str]
+) -> Ranks:
+    untested = Ranks(
+        arms=tuple(arms),
+        datasets=tuple(datasets),
+        scores=tuple(tuple(row) for row in score_DA.tolist()),
+        mean_ranks=tuple(rank_A.tolist()),
+        friedman_p=None,
+        critical_difference=None,
+        nemenyi=None,
+        cliques=(),
+        left_out=left_out,
+        cautions=(),
+        reason=_too_few(len(datasets), len(arms)),
+    )
+    if untested.reason:
+        return untested
+    p = _friedman(score_DA)
+    cd = critical_difference(len(arms), len(datasets))
+    rough = f"{len(datasets)} data sets are few: Friedman's and Nemenyi's p-values are rough below {_STEADY}"
+    return untested._replace(
+        friedman_p=p,
+        critical_difference=cd,
+        nemenyi=_nemenyi(score_DA),
+        cliques=tuple(_cliques(arms, rank_A, cd)) if p < ALPHA else (tuple(arms),),
+        cautions=(rough,) if len(datasets) < _STEADY else (),
+    )
+
+
+def _too_few(datasets: int, arms: int) -> str | None:
+    if datasets < FEWEST_DATA_SETS:
+        return (
+            f"{datasets} data set(s) are too few to compare arms over data sets, which takes "
+            f"{FEWEST_DATA_SETS} at least"
+        )
+    if arms < FEWEST_ARMS:
+        return f"the studies share {arms} arm(s), and Friedman's test needs {FEWEST_ARMS}"
+    return None
+
+
+def _friedman(score_DA: Array) -> float:
+    p = float(stats.friedmanchisquare(*score_DA.T).pvalue)
+    # Undefined where all arms tie everywhere: nothing differs.
+    return 1.0 if math.isnan(p) else p
+
+
+def critical_difference(arms: int, datasets: int, *, level: float = ALPHA) -> float:
+    """Return how far apart two mean ranks must be to differ (Nemenyi; Demsar, 2006, section 3.2.2)."""
+    q = float(stats.studentized_range.ppf(1 - level, arms, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(arms * (arms + 1) / (6 * datasets))
+
+
+def _nemenyi(score_DA: Array) -> tuple[tuple[float, ...], ...]:
+    # It brings pandas and statsmodels, which `mmdistill table` must not wait for.
+    from scikit_posthocs import posthoc_nemenyi_friedman
+
+    p_AA: Array = posthoc_nemenyi_friedman(score_DA).to_numpy(dtype=np.float64)
+    return tuple(tuple(row) for row in p_AA.tolist())
+
+
+def _cliques(arms: Sequence[str], rank_A: Array, cd: float) -> list[tuple[str, ...]]:
+    """Return every group of neighbours within one critical difference that lies in no larger one."""
+    found: list[tuple[str, ...]] = []
+    reached = 0
+    for first in range(len(arms)):
+        last = int(np.searchsorted(rank_A, rank_A[first] + cd))
+        if last > reached and last - first > 1:
+            found.append(tuple(arms[first:last]))
+        reached = max(reached, last)
+    return found
