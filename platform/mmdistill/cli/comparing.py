@@ -1,9 +1,9 @@
 """`mmdistill compare`: arms over several data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmdistill.cli.printing import print_json, text_table
+from mmdistill.cli.printing import points, print_json, text_table
 from mmdistill.cli.reading import readable
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.study import StudyFolder
@@ -54,10 +54,17 @@ def _text(found: Ranks) -> str:
         "Mean score per data set over its seeds; a data set is one replicate. Rank 1 is best",
         *_answer(found),
         *found.cautions,
-        *(f"{name} is left out: {why}" for name, why in found.left_out.items()),
+        *(f"Left out, {why}: {', '.join(names)}" for why, names in _by_reason(found.left_out).items()),
     ]
     table = text_table(["arm", "mean rank", *found.datasets], lines)
-    return "\n".join([table, "", *(f"- {note}." for note in notes)])
+    return f"{table}\n\n{points(notes)}"
+
+
+def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
 
 
 def _answer(found: Ranks) -> list[str]:

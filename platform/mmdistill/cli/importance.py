@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmdistill.cli.printing import print_json, text_table
+from mmdistill.cli.printing import points, print_json, text_table
 from mmdistill.cli.reading import readable
 from mmdistill.errors import InputError
 from mmdistill.records.study import StudyFolder
@@ -40,8 +40,8 @@ def _text(found: list[Importance], method: Method) -> str:
             remarks.setdefault(remark, []).append(one.arm)
     whole = len(found)
     notes = [
-        f"- {'all arms' if len(arms) == whole > 1 else ', '.join(arms)}: {remark}."
+        f"{'All arms' if len(arms) == whole > 1 else ', '.join(arms)}: {remark}"
         for remark, arms in remarks.items()
     ]
     table = text_table(["arm", "trials", "hyperparameter", "share"], lines) if lines else ""
-    return "\n\n".join(part for part in (f"{ANSWERS[method]}.", table, "\n".join(notes)) if part)
+    return "\n\n".join(part for part in (points([ANSWERS[method]]), table, points(notes)) if part)

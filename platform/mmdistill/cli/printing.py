@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -52,6 +53,14 @@ def text_table(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
         for line in cells
     ]
     return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def points(sentences: Sequence[str]) -> str:
+    """Return sentences without full stops as a list, wrapped."""
+    return "\n".join(
+        textwrap.fill(f"{one}.", 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+        for one in sentences
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -224,10 +224,7 @@ def _worth(readings: Readings, name: str, fraction: float, alone: _Alone) -> Wor
     grid_G = np.linspace(alone.log_F[0], alone.log_F[-1], _POINTS)
     mean_G, half_G, n = _difference(readings, name, alone, grid_G)
     side, equal = _reached(mean_G, grid_G)
-    inside_G = np.abs(mean_G) <= half_G
-    # Beyond the range there is no point at which the arm equals the curve: the interval starts at its end.
-    ends = grid_G[inside_G] if inside_G.any() else np.array([equal])
-    low, high = np.exp([min(ends[0], equal), max(ends[-1], equal)])
+    low, high = np.exp(_ends(half_G - np.abs(mean_G), grid_G, equal))
     return Worth(
         arm=name,
         fraction=fraction,
@@ -240,6 +237,23 @@ def _worth(readings: Readings, name: str, fraction: float, alone: _Alone) -> Wor
         open_high=bool(mean_G[-1] + half_G[-1] >= 0),
         n=n,
     )
+
+
+def _ends(slack_G: Array, grid_G: Array, equal: float) -> tuple[float, float]:
+    """Return the first and the last point with slack, straight between the points; both ``equal`` if none."""
+    inside = np.flatnonzero(slack_G >= 0)
+    if not inside.size:
+        return equal, equal
+    first, last = int(inside[0]), int(inside[-1])
+    low = grid_G[0] if first == 0 else _zero(slack_G, grid_G, first - 1, first)
+    high = grid_G[-1] if last == grid_G.size - 1 else _zero(slack_G, grid_G, last + 1, last)
+    return min(float(low), equal), max(float(high), equal)
+
+
+def _zero(value_G: Array, grid_G: Array, before: int, after: int) -> float:
+    """Return where a straight line between two points is 0."""
+    share = value_G[before] / (value_G[before] - value_G[after])
+    return float(grid_G[before] + share * (grid_G[after] - grid_G[before]))
 
 
 def _difference(readings: Readings, name: str, alone: _Alone, grid_G: Array) -> tuple[Array, Array, int]:
@@ -270,7 +284,4 @@ def _reached(mean_G: Array, grid_G: Array) -> tuple[Side, float]:
     if mean_G[-1] > 0:
         return "above", float(grid_G[-1])
     after = int(np.argmax(mean_G <= 0))
-    if after == 0:
-        return "inside", float(grid_G[0])
-    share = mean_G[after - 1] / (mean_G[after - 1] - mean_G[after])
-    return "inside", float(grid_G[after - 1] + share * (grid_G[after] - grid_G[after - 1]))
+    return "inside", float(grid_G[0]) if after == 0 else _zero(mean_G, grid_G, after - 1, after)

@@ -1,6 +1,6 @@
 """How far an arm closes the gap to its teacher, and how far validation flattered it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,8 +147,3 @@ def _optimism(readings: Readings, name: str) -> Interval:
         pair: value - arm.runs[pair]["metrics"][score] for pair, value in _validated(readings, name).items()
     }
     return t_interval(per_replicate(differences, arm, scheme), test_share=scheme.test_share)
-
-
-def widest(gaps: Sequence[Optimism]) -> Optimism | None:
-    """Return the arm that validation flattered most; None without one."""
-    return max(gaps, key=lambda gap: gap.difference.mean, default=None)

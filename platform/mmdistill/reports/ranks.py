@@ -68,8 +68,9 @@ def ranks(studies: Sequence[Readings]) -> Ranks:
         by_data.setdefault(study.study["data_fingerprint"], []).append(study)
     arms, missing = _shared_arms(tested)
     datasets = _names(list(by_data.values()))
-    score_DA = np.array([_mean_scores(same, arms) for same in by_data.values()]).reshape(len(by_data), -1)
-    rank_A = stats.rankdata(-score_DA, axis=1).mean(axis=0) if score_DA.size else np.zeros(0)
+    means = [_mean_scores(same, arms) for same in by_data.values()]
+    score_DA = np.array(means).reshape(len(by_data), len(arms))
+    rank_A = stats.rankdata(-score_DA, axis=1).mean(axis=0) if by_data else np.zeros(0)
     order = np.argsort(rank_A, kind="stable")
     ordered = [arms[i] for i in order]
     return _tested(ordered, datasets, score_DA[:, order], rank_A[order], left_out | missing)
@@ -147,9 +148,10 @@ def _too_few(datasets: int, arms: int) -> str | None:
 
 
 def _friedman(score_DA: Array) -> float:
-    p = float(stats.friedmanchisquare(*score_DA.T).pvalue)
     # Undefined where all arms tie everywhere: nothing differs.
-    return 1.0 if math.isnan(p) else p
+    if not np.ptp(score_DA, axis=1).any():
+        return 1.0
+    return float(stats.friedmanchisquare(*score_DA.T).pvalue)
 
 
 def critical_difference(arms: int, datasets: int, *, level: float = ALPHA) -> float:

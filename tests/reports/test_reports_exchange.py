@@ -1,0 +1,172 @@
+"""What an arm is worth in labels: against a known curve, at the ends of what was measured, by coverage."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmdistill.reports.arms import Declared
+from mmdistill.reports.evidence import Arm, Scheme
+from mmdistill.reports.exchange import Labels, exchange, labels_of
+from mmdistill.reports.openings import Openings
+from mmdistill.reports.readings import Readings, readings_of
+from mmdistill.reports.render_curves import worth_text
+
+FRACTIONS = (0.1, 0.25, 0.5, 1.0)
+# A student alone that gains .1 with every factor of ten.
+GAIN = 0.1 / math.log(10)
+
+
+def alone(fraction):
+    return 0.8 + GAIN * math.log(fraction)
+
+
+SEEDS = Scheme("seeds", 0.0, "rows")
+
+
+def readings(scores_AP, scheme=SEEDS):
+    """Return readings of arms with given scores per pair; an arm called alone* has no teacher."""
+    arms = {
+        name: Arm(
+            {f"p{p}": {"metrics": {"accuracy": float(s)}, "fold": p} for p, s in enumerate(scores_P)}, None
+        )
+        for name, scores_P in scores_AP.items()
+    }
+    baseline = next(iter(arms))
+    declared = [Declared(name, recipe="student_only" if "alone" in name else name) for name in arms]
+    return Readings(
+        study={"baseline": baseline, "score": "accuracy", "seed": 0},
+        declared=declared,
+        trials={},
+        basis="test",
+        groups={},
+        schemes=dict.fromkeys(arms, scheme),
+        arms=arms,
+        openings=Openings({}),
+    )
+
+
+def worth_of(score_P, curve_FP=None, fraction=0.25, **options):
+    """Return what an arm with these scores is worth against a curve, one row of scores per fraction."""
+    if curve_FP is None:
+        curve_FP = [np.full(len(score_P), alone(f)) for f in FRACTIONS]
+    names = [f"alone{f:g}" for f in FRACTIONS]
+    found = readings(dict(zip(names, curve_FP, strict=True)) | {"hinton": score_P}, **options)
+    labels = {name: Labels(f, "{}") for name, f in zip(names, FRACTIONS, strict=True)}
+    (curve,) = exchange(found, labels | {"hinton": Labels(fraction, "{}")}).curves
+    (worth,) = curve.worths
+    return curve, worth
+
+
+def test_an_arm_on_the_curve_is_worth_its_place_on_it():
+    curve, worth = worth_of(alone(0.4) + np.array([0.001, -0.001, 0.002, -0.002]))
+    assert curve.fractions == FRACTIONS
+    assert curve.fitted == pytest.approx([alone(f) for f in FRACTIONS])
+    assert (worth.side, worth.n) == ("inside", 4)
+    assert worth.equal == pytest.approx(0.4, rel=1e-3)
+    # Where a straight curve has no noise of its own, the interval is that of the mean, carried over.
+    half = 3.182446 * np.std([0.001, -0.001, 0.002, -0.002], ddof=1) / 2
+    expected = [math.exp((alone(0.4) + sign * half - 0.8) / GAIN) for sign in (-1, 1)]
+    assert (worth.low, worth.high) == pytest.approx(expected, rel=0.01)
+    assert (worth.open_low, worth.open_high) == (False, False)
+    assert worth_text(worth) == "40% [37%, 43%]"
+
+
+@pytest.mark.parametrize(
+    ("score", "side", "text"),
+    [(0.95, "above", ">=100% [>=100%, >=100%]"), (0.5, "below", "<=10% [<=10%, <=10%]")],
+)
+def test_nothing_is_extrapolated(score, side, text):
+    _, worth = worth_of(score + np.array([0.001, -0.001, 0.0]))
+    assert (worth.side, worth.open_low, worth.open_high) == (side, side == "below", side == "above")
+    assert worth_text(worth) == text
+
+
+def test_an_interval_that_passes_the_largest_share_is_open():
+    _, worth = worth_of(alone(0.9) + 0.02 * np.array([1, -1, 0.5, -0.5]))
+    assert worth.open_high
+    assert not worth.open_low
+    assert worth_text(worth) == "90% [46%, >=100%]"
+
+
+def test_a_curve_that_falls_is_levelled_between_neighbours():
+    curve_FP = [np.full(3, value) for value in (0.60, 0.74, 0.70, 0.80)]
+    curve, worth = worth_of(np.array([0.719, 0.720, 0.721]), curve_FP)
+    assert curve.fitted == pytest.approx([0.60, 0.72, 0.72, 0.80])
+    assert [score.mean for score in curve.scores] == pytest.approx([0.60, 0.74, 0.70, 0.80])
+    # The fewest labels that reach the score; the interval holds all that do.
+    assert worth.equal == pytest.approx(0.25, rel=1e-2)
+    assert worth.high >= 0.49
+
+
+def test_folds_have_the_corrected_interval():
+    scores = alone(0.4) + 0.004 * np.array([1, -1, 0.5, -0.5])
+    _, plain = worth_of(scores)
+    _, folds = worth_of(scores, scheme=Scheme("folds", 0.25, "rows"))
+    ratio = math.log(folds.high / folds.low) / math.log(plain.high / plain.low)
+    assert ratio == pytest.approx(math.sqrt((1 / 4 + 0.25) * 4), rel=0.02)
+
+
+def test_the_interval_covers_the_true_exchange_rate():
+    rng, hits, times = np.random.default_rng(0), 0, 200
+    for _ in range(times):
+        pair_P = 0.01 * rng.standard_normal(8)
+        curve_FP = [alone(f) + pair_P + 0.01 * rng.standard_normal(8) for f in FRACTIONS]
+        _, worth = worth_of(alone(0.35) + pair_P + 0.01 * rng.standard_normal(8), curve_FP)
+        hits += worth.low <= 0.35 <= worth.high
+    assert 0.90 <= hits / times <= 0.99
+
+
+def with_labels(study, fractions):
+    """Return a study whose arms ran at these label fractions."""
+    study.trials = [
+        replace(trial, config_json=json.dumps({"data": {"label_fraction": fractions[trial.arm]}}))
+        for trial in study.trials
+    ]
+    return study.tables()
+
+
+def test_label_fractions_come_from_the_settings_of_the_runs(new_study):
+    arms = [
+        {"name": name, "recipe": name.split("@", maxsplit=1)[0]}
+        for name in ("student_only", "student_only@2", "student_only@3")
+    ]
+    study = new_study([*arms, "hinton"])
+    study.fill({"student_only": 0.5, "student_only@2": 0.6, "student_only@3": 0.8, "hinton": 0.65}, rows=200)
+    fractions = {"student_only": 0.2, "student_only@2": 0.4, "student_only@3": 1.0, "hinton": 0.2}
+    tables = with_labels(study, fractions)
+    assert {arm: found.fraction for arm, found in labels_of(tables["trials"]).items()} == fractions
+    (curve,) = exchange(readings_of(tables), labels_of(tables["trials"])).curves
+    assert curve.arms == ("student_only", "student_only@2", "student_only@3")
+    assert (curve.n, [worth.arm for worth in curve.worths]) == (8, ["hinton"])
+    assert 0.4 < curve.worths[0].equal < 1
+
+
+def test_a_study_without_a_label_axis_says_what_it_lacks(made):
+    tables = made.tables()
+    found = exchange(readings_of(tables), labels_of(tables["trials"]))
+    assert found.curves == ()
+    assert found.reason == (
+        "the arms without a teacher have 0 label fraction(s), and a label curve needs 3: add a design of the "
+        "kind axis over data.label_fraction"
+    )
+
+
+def test_two_students_alone_at_one_fraction_are_no_curve(new_study):
+    names = [f"student_only@{n}" for n in range(4)]
+    study = new_study([{"name": name, "recipe": "student_only"} for name in names], baseline=names[0])
+    study.fill(dict.fromkeys(names, 0.6), seeds=2)
+    tables = with_labels(study, dict(zip(names, (0.2, 0.4, 1.0, 1.0), strict=True)))
+    found = exchange(readings_of(tables), labels_of(tables["trials"]))
+    assert found.reason == (
+        "the arms without a teacher share fewer than 2 pairs, or two of them have the same label fraction"
+    )
+
+
+def test_nothing_confirmed_is_said(made):
+    made.trials = [trial for trial in made.trials if trial.phase == "search"]
+    made.predictions, made.openings = [], []
+    tables = made.tables()
+    assert exchange(readings_of(tables), labels_of(tables["trials"])).reason == "no arm was confirmed yet"

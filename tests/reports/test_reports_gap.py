@@ -1,0 +1,123 @@
+"""Shares of the gap to the teacher, and what validation flattered."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmdistill.records.rows import StageRow
+from mmdistill.reports.gap import gap_shares, optimism_gaps
+from mmdistill.reports.readings import readings_of
+from mmdistill.statistics import ratio_of_means, t_interval
+
+ARMS = ["student_only", {"name": "hinton", "baseline": "student_only"}]
+
+
+def stage(kind, key, pair, *, arm=None, upstream=(), **metrics):
+    return StageRow(
+        stage_key=key,
+        stage=kind,
+        name=kind,
+        seed=1,
+        fold=0,
+        pair_id=pair,
+        order_id="confirm-1",
+        arm=arm,
+        cache_hit=False,
+        reason="no entry",
+        cpu_s=1.0,
+        metrics=metrics,
+        upstream=list(upstream),
+    )
+
+
+def validated(study, scores):
+    """Give every confirmed run of the arms these validation scores, by pair in order."""
+    study.trials = [
+        replace(trial, metrics=trial.metrics | {"accuracy": scores[trial.arm][trial.seed_index]})
+        if trial.phase == "confirm"
+        else trial
+        for trial in study.trials
+    ]
+
+
+@pytest.fixture
+def taught(new_study):
+    """A student alone at .6, an arm at .7, teachers at .8 (joint) and .65 (audio), spread over six pairs."""
+
+    def build(arms=ARMS, teacher=0.8):
+        study = new_study(arms)
+        study.fill({"student_only": 0.55, "hinton": 0.65}, seeds=6)
+        noise = 0.01 * np.random.default_rng(0).standard_normal((3, 6))
+        validated(study, {"student_only": 0.6 + noise[0], "hinton": 0.7 + noise[1]})
+        for seed in range(6):
+            joint = {
+                "joint_accuracy": teacher + noise[2, seed],
+                "audio_accuracy": 0.55,
+                "joint_log_loss": 9.0,
+            }
+            study.stages += [
+                stage("teacher_outputs", f"outputs{seed}", f"f0-s{seed}", **joint),
+                stage("student", f"s{seed}", f"f0-s{seed}", arm="hinton", upstream=[f"outputs{seed}"]),
+            ]
+        return study, 0.1 + noise[1] - noise[0], teacher - 0.6 + noise[2] - noise[0]
+
+    return build
+
+
+def shares_of(study):
+    tables = study.tables()
+    return gap_shares(readings_of(tables), tables["stages"])
+
+
+def test_the_share_is_the_ratio_of_mean_gaps_on_validation(taught):
+    study, closed, gap = taught()
+    (found,) = shares_of(study)
+    assert (found.arm, found.against, found.teacher) == ("hinton", "student_only", "joint")
+    assert found.gap == pytest.approx(t_interval(gap))
+    assert found.share == pytest.approx(ratio_of_means(closed, gap))
+    assert found.share.mean == pytest.approx(closed.mean() / gap.mean())
+    assert found.reason is None
+
+
+def test_a_teacher_no_better_than_the_student_bounds_nothing(taught):
+    (found,) = shares_of(taught(teacher=0.602)[0])
+    assert found.share is None
+    assert found.reason == (
+        "joint does not beat student_only by more than its interval, so its score is no bound"
+    )
+
+
+def test_a_teacher_that_learns_along_is_read_from_the_runs_themselves(taught):
+    study, *_ = taught()
+    study.stages = []
+    study.trials = [
+        replace(trial, metrics=trial.metrics | {"teacher_accuracy": 0.9})
+        if (trial.arm, trial.phase) == ("hinton", "confirm")
+        else trial
+        for trial in study.trials
+    ]
+    (found,) = shares_of(study)
+    assert found.teacher == "the live teacher"
+    assert found.share.mean == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_frozen_arms_and_arms_without_a_teacher_have_no_share(taught, made):
+    assert shares_of(taught(arms=["student_only", ARMS[1] | {"frozen": "student_only"}])[0]) == ()
+    assert shares_of(made) == ()
+
+
+def test_optimism_is_validation_minus_test_by_pair(taught):
+    study, *_ = taught()
+    tables = study.tables()
+    alone, hinton = optimism_gaps(readings_of(tables))
+    score = {(t.arm, t.phase, t.seed_index): t.metrics["accuracy"] for t in study.trials}
+    expected = [score["hinton", "confirm", seed] - score["hinton", "test", seed] for seed in range(6)]
+    assert (alone.arm, hinton.arm) == ("student_only", "hinton")
+    assert hinton.difference == pytest.approx(t_interval(expected))
+
+
+def test_there_is_no_optimism_to_tell_before_the_test_was_opened(made):
+    made.trials = [trial for trial in made.trials if trial.phase != "test"]
+    made.predictions, made.openings = [], []
+    assert optimism_gaps(readings_of(made.tables())) == ()
