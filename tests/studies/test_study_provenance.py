@@ -2,7 +2,7 @@ import json
 
 from mmdistill.records.rows import StudyRow
 from mmdistill.records.schema import from_json, to_json
-from mmdistill.studies.provenance import command_line, installed, study_row
+from mmdistill.studies.provenance import installed, study_row
 
 
 def test_a_study_is_recorded_with_what_it_was_asked_and_with_what(put_together, tiny):
@@ -39,8 +39,3 @@ def test_pairs_of_a_study_count_every_fold(put_together, tiny):
 def test_what_is_not_installed_is_said_so():
     assert installed("torch").startswith("2.")
     assert installed("no-such-package") == "not installed"
-
-
-def test_the_command_line_begins_with_the_name_of_the_program(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/mmdistill", "run", "x.toml"])
-    assert command_line() == ["mmdistill", "run", "x.toml"]

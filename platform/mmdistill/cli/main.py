@@ -351,6 +351,23 @@ def rebuild(study: Study, /, *, as_json: AsJson = False) -> int:
 
 
 @app.command
+def merge(
+    output: Annotated[Path, Parameter(help="New folder for all of them.")],
+    /,
+    *studies: Annotated[Path, Parameter(help="Folders of studies, e.g. copied from several machines.")],
+    as_json: AsJson = False,
+) -> int:
+    """Put studies side by side in one new folder, with a record of where each came from.
+
+    Every hash is verified first; stage caches stay behind. `query OUTPUT` asks all of them at once, and
+    `table OUTPUT/NAME` is the table of one.
+    """
+    from mmdistill.cli.merge import merge_studies
+
+    return merge_studies(output, studies, as_json=as_json)
+
+
+@app.command
 def tensorboard(
     study: Study,
     /,

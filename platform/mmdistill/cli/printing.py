@@ -14,6 +14,11 @@ from mmdistill.redaction import redacted
 WIDEST_CELL = 80
 
 
+def command_line() -> list[str]:
+    """Return the command that started this process, by the program's name."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
 def say(message: str) -> None:
     """Print a message for people, on stderr, without secrets."""
     print(redacted(message), file=sys.stderr, flush=True)

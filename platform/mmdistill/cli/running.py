@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmdistill.cli.folders import cache_folder, study_folder
-from mmdistill.cli.printing import print_json, say
+from mmdistill.cli.printing import command_line, print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
 from mmdistill.cluster.joining import LOCAL, checked_address
@@ -26,7 +26,7 @@ from mmdistill.reports.readings import readings_of
 from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render_curves import curves_of, with_curves
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
-from mmdistill.studies.provenance import command_line, study_row
+from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session, why_failed
 from mmdistill.studies.study import Study, open_study
 

@@ -244,11 +244,11 @@ def schema_text() -> str:
         "",
         "`mmdistill schema` prints this; `mmdistill schema > dashboards/SCHEMA.md` writes it anew. The files",
         "`compact/TABLE.parquet` say the same in their metadata: `mmdistill.meaning` and",
-        "`mmdistill.schema_version` of the table, `meaning` of a column. In `mmdistill query` every table begins",
-        "with one more column, `study`: the study's folder, below the folder that was asked about.",
+        "`mmdistill.schema_version` of the table, `meaning` of a column. In `mmdistill query` every table",
+        "begins with one more column, `study`: the study's folder, below the folder that was asked about.",
         "",
-        "Null means not measured, NaN is a value. Every column is nullable in the files; one with `or null` may",
-        "be null in a whole record. A column marked * may differ between two runs of one study.",
+        "Null means not measured, NaN is a value. Every column is nullable in the files; one with `or null`",
+        "may be null in a whole record. A column marked * may differ between two runs of one study.",
     ]
     return "\n".join([*head, *(line for kind in TABLES.values() for line in _table_lines(kind))]) + "\n"
 

@@ -8,7 +8,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -175,8 +174,3 @@ def _run(*command: str) -> str:
 def _constraints_hash() -> str | None:
     path = SOURCE / "constraints.txt"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
-
-
-def command_line() -> list[str]:
-    """Return the command that started this process, by the program's name."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
