@@ -243,6 +243,25 @@ def figure(
 
 
 @app.command
+def report(
+    study: Study,
+    /,
+    *,
+    output: Annotated[
+        Path | None, Parameter(help="The file; report/index.html in the study by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write a study as one HTML file: verdict, forest plot, table and charts; print its path.
+
+    It opens from disk and offline, on a phone and in print, and asks no network for anything.
+    """
+    from mmdistill.cli.report import show_report
+
+    return show_report(study, output, as_json=as_json)
+
+
+@app.command
 def why(
     study: Study,
     /,

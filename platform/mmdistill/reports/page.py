@@ -4,27 +4,22 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import mmdistill
-from mmdistill.errors import InputError, Problem
-from mmdistill.records.study import StudyFolder
-from mmdistill.records.tables import latest
 from mmdistill.reports import parts, sections, traces, worth
-from mmdistill.reports.ablation import Ablation, summarise_readings
+from mmdistill.reports.ablation import Ablation
+from mmdistill.reports.answers import Answers
 from mmdistill.reports.charts import Chart, theme
 from mmdistill.reports.dashboards import dashboard
-from mmdistill.reports.readings import readings_of
+from mmdistill.reports.importance import Search
 from mmdistill.reports.sections import Section
 from mmdistill.reports.standing import standing
 
-PLACE = Path("report") / "index.html"
 _VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
 _BASIS = {
     "test": "test rows",
@@ -33,37 +28,25 @@ _BASIS = {
 }
 
 
-def write_page(root: Path, output: Path | None = None) -> Path:
-    """Write the report of the study in ``root`` and return its path, ``report/index.html`` there by default.
+def page(answers: Answers, searches: Callable[[], Sequence[Search]] = list) -> str:
+    """Return the report of a study as HTML.
 
-    Raises:
-        InputError: there is no study in ``root``, or ``output`` is a folder.
-        StudyError: a record is damaged.
+    Args:
+        answers: of the study.
+        searches: gives its searches; asked only where their size allows an answer.
     """
-    folder = StudyFolder.open(root)
-    path = output or folder.root / PLACE
-    if path.is_dir():
-        raise InputError([Problem(str(path), "is a folder", "name a file, e.g. report.html")])
-    text = page(latest(folder))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
-    return path
-
-
-def page(tables: Mapping[str, pa.Table]) -> str:
-    """Return the report of a study from its tables as HTML."""
-    readings = readings_of(tables)
-    ablation = summarise_readings(readings)
+    tables, readings, ablation, curves = answers
     found = [
         sections.differences(ablation),
         sections.results(ablation, standing(readings)),
         sections.changes(ablation),
         parts.contributions(ablation),
         parts.harm(ablation),
-        worth.labels(readings, tables["trials"]),
-        worth.gaps(readings, tables["stages"]),
-        worth.optimism(readings),
-        worth.budgets(readings),
+        worth.labels(curves, ablation),
+        worth.gaps(curves),
+        worth.optimism(curves, ablation),
+        worth.budgets(curves, ablation),
+        traces.hyperparameters(ablation, searches),
         traces.learning_curves(readings, tables["epochs"]),
         traces.selection_shares(readings, tables["epochs"]),
         traces.calibration(readings),

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 
 from mmdistill.reports.ablation import Ablation
-from mmdistill.reports.cells import Section as Table
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.contributions import Lattice, Part
 from mmdistill.reports.render_contributions import contribution_notes, harm_table, lattice_tables
-from mmdistill.reports.sections import Grid, Section, Verdict, interval_row, span, tone
+from mmdistill.reports.sections import Section, Verdict, grid_of, interval_row, span, tone
 
 _MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
@@ -55,15 +54,11 @@ def contributions(ablation: Ablation) -> Section | None:
     if not ablation.lattices:
         return None
     charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
-    tables = [_grid(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
+    tables = [grid_of(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
     lead = [text for lattice in ablation.lattices for text in lattice.sentences]
     notes = [f"{note}." for note in contribution_notes(ablation)]
     again = ["mmdistill table STUDY"]
     return Section("contributions", "What each teacher gives", [*charts, *tables], lead, notes, again)
-
-
-def _grid(table: Table) -> Grid:
-    return Grid(table.header[0], table.header, table.lines, frozenset(table.left))
 
 
 def _chart(lattice: Lattice, ablation: Ablation, place: int) -> list[Chart]:
@@ -113,5 +108,5 @@ def harm(ablation: Ablation) -> Section | None:
         low=-most,
         high=most,
     )
-    grid = _grid(harm_table(ablation.harm))
+    grid = grid_of(harm_table(ablation.harm))
     return Section("harm", "Harm set", [drawn, grid], again=["mmdistill table STUDY --json"])

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
+from mmdistill.reports.cells import Section as Table
 from mmdistill.reports.cells import ends
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.claims import Claim
@@ -49,6 +50,9 @@ class Facts(NamedTuple):
     kind: str = "facts"
 
 
+Part = Chart | Grid | Facts
+
+
 class Section(NamedTuple):
     """A section of the page.
 
@@ -63,10 +67,15 @@ class Section(NamedTuple):
 
     id: str
     title: str
-    parts: Sequence[Chart | Grid | Facts]
+    parts: Sequence[Part]
     lead: Sequence[str] = ()
     notes: Sequence[str] = ()
     again: Sequence[str] = ()
+
+
+def grid_of(table: Table) -> Grid:
+    """Return a table that is printed elsewhere too."""
+    return Grid(table.header[0], table.header, table.lines, frozenset(table.left))
 
 
 class Verdict(NamedTuple):
@@ -107,7 +116,10 @@ def differences(ablation: Ablation) -> Section | None:
         f"{arm.name} \N{MINUS SIGN} {arm.declared.baseline}" if several else arm.name: arm.against_baseline
         for arm in shown
     }
-    groups = {"Planned contrasts": planned, f"Every arm minus {_compared(ablation)}": arms}
+    groups: dict[str, Mapping[str, Claim | None]] = {
+        "Planned contrasts": planned,
+        f"Every arm minus {_compared(ablation)}": arms,
+    }
     found = {title: {k: c for k, c in claims.items() if c} for title, claims in groups.items()}
     charts = _forests(found, "differences", ablation)
     return Section("differences", "Differences", charts) if charts else None
@@ -125,9 +137,7 @@ def changes(ablation: Ablation) -> Section | None:
     shown = [arm for arm in ablation.arms if arm.against_base and arm.against_base.seeds.n]
     claims = {_change(arm): arm.against_base for arm in shown}
     title = "Each change minus its base"
-    parts: list[Chart | Grid] = [
-        *_forests({title: {k: c for k, c in claims.items() if c}}, "changes", ablation)
-    ]
+    parts: list[Part] = [*_forests({title: {k: c for k, c in claims.items() if c}}, "changes", ablation)]
     parts.append(Grid("Changes", header, lines, frozenset({0, 1, 4, len(header) - 1})))
     return Section("changes", "Changes", parts, again=["mmdistill table STUDY"])
 
@@ -237,7 +247,10 @@ def conduct(ablation: Ablation, study: Mapping[str, Any]) -> Section:
     """
     header, lines = budget_lines(ablation)
     facts = [(name.replace("_", " "), _text(value)) for name, value in study.items() if _is_fact(name, value)]
-    parts = [Grid("What every arm was given", header, lines, frozenset({0, len(header) - 1})), Facts(facts)]
+    parts: list[Part] = [
+        Grid("What every arm was given", header, lines, frozenset({0, len(header) - 1})),
+        Facts(facts),
+    ]
     openings = f"The test split was opened {ablation.openings} time(s)."
     again = ["mmdistill table STUDY", 'mmdistill query STUDY "SELECT * FROM studies" --json']
     return Section("conduct", "How it was run", parts, [openings], again=again)

@@ -86,7 +86,8 @@ def _mean(values_RE: Array) -> Array:
     known_RE = ~np.isnan(values_RE)
     count_E = known_RE.sum(axis=0)
     total_E = np.where(known_RE, values_RE, 0).sum(axis=0)
-    return np.divide(total_E, count_E, out=np.full(count_E.shape, np.nan), where=count_E > 0)
+    mean_E: Array = np.divide(total_E, count_E, out=np.full(count_E.shape, np.nan), where=count_E > 0)
+    return mean_E
 
 
 def _band(values_RE: Array) -> Band:

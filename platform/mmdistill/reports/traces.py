@@ -1,9 +1,9 @@
-"""The sections of the page that the runs themselves answer: learning curves, selection shares, calibration.
+"""The sections of the page that the runs themselves answer: searches, curves, selection, calibration.
 
 Axes: E epochs, as in :mod:`mmdistill.reports.series`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmdistill.records.criterion import CRITERIA
+from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.cells import NOTHING, number, score
 from mmdistill.reports.charts import chart
+from mmdistill.reports.importance import ANSWERS, PER_DIMENSION, Method, Search, importance
 from mmdistill.reports.readings import Readings
 from mmdistill.reports.sections import BASELINE, OURS, Grid, Section
 from mmdistill.reports.series import (
@@ -28,6 +30,33 @@ from mmdistill.reports.series import (
 from mmdistill.statistics import Interval
 
 _MOST_POINTS = 60
+# Quick where there are many trials.
+_METHOD: Method = "ped-anova"
+
+
+def hyperparameters(ablation: Ablation, searches: Callable[[], Sequence[Search]]) -> Section | None:
+    """Return what set the best trials of each search apart; None where all searches are too small to tell."""
+    large = {
+        arm.name
+        for arm in ablation.arms
+        if arm.declared.dimensions > 1 and arm.budget.trials >= PER_DIMENSION * arm.declared.dimensions
+    }
+    asked = [search for search in searches() if search.arm in large] if large else []
+    found = [one for one in (importance(search, _METHOD) for search in asked) if one.shares]
+    if not found:
+        return None
+    drawn = chart(
+        "importance",
+        {one.arm: [share._asdict() for share in one.shares] for one in found},
+        label="Importance of the searched hyperparameters of each arm",
+        caption=f"{ANSWERS[_METHOD]}. Validation rows.",
+    )
+    rows = [[one.arm, str(one.trials), s.parameter, f"{s.share:.3f}"] for one in found for s in one.shares]
+    header = ["arm", "trials", "hyperparameter", "share"]
+    grid = Grid("Shares", header, rows, frozenset({0, 2}), folded=True)
+    notes = [f"{one.arm}: {caution}." for one in found for caution in one.cautions]
+    again = [f"mmdistill importance STUDY --method {_METHOD}"]
+    return Section("importance", "Which hyperparameters mattered", [drawn, grid], notes=notes, again=again)
 
 
 def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:

@@ -3,51 +3,46 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
-from mmdistill.reports.budget_curve import BudgetCurve, budget_curves
-from mmdistill.reports.cells import number, score
+from mmdistill.reports.ablation import Ablation
+from mmdistill.reports.budget_curve import BudgetCurve
+from mmdistill.reports.cells import number
 from mmdistill.reports.charts import Chart, chart
-from mmdistill.reports.exchange import LabelCurve, Worth, exchange, labels_of
-from mmdistill.reports.gap import gap_shares, optimism_gaps
-from mmdistill.reports.readings import Readings
-from mmdistill.reports.sections import BASELINE, OURS, Grid, Section, ends_of, interval_row, span
+from mmdistill.reports.exchange import LabelCurve, Worth
+from mmdistill.reports.render_curves import Curves, curve_sections, share_text, worth_text
+from mmdistill.reports.sections import (
+    BASELINE,
+    OURS,
+    Grid,
+    Part,
+    Section,
+    ends_of,
+    grid_of,
+    interval_row,
+    span,
+)
 from mmdistill.statistics import Interval
 
 _SHOWN = (1, 4, 8, 16, 32, 64, 128)
 
 
-def labels(readings: Readings, trials: pa.Table) -> Section | None:
+def labels(curves: Curves, ablation: Ablation) -> Section | None:
     """Return what every arm is worth in labels of the student alone; None without a label curve."""
-    found = exchange(readings, labels_of(trials)).curves
-    worths = [worth for curve in found for worth in curve.worths]
-    if not worths:
+    found = [curve for curve in curves.exchange.curves if curve.worths]
+    if not found:
         return None
-    charts = [_label_chart(curve, readings, place) for place, curve in enumerate(found) if curve.worths]
-    header = [
-        "arm",
-        "its labels",
-        readings.study["score"],
-        "equals the student alone at",
-        "95 % interval",
-        "n",
+    charts = [_label_chart(curve, ablation.score_name, place) for place, curve in enumerate(found)]
+    tables = curve_sections(curves, score_name=ablation.score_name, baseline=ablation.baseline)
+    grids = [grid_of(table) for table in tables]
+    lead = [
+        f"{worth.arm} at {worth.fraction:.0%} of the labels = {ablation.baseline} at {worth_text(worth)}."
+        for curve in found
+        for worth in curve.worths
     ]
-    rows = [[w.arm, f"{w.fraction:.0%}", score(w.score).text, _equal(w), _range(w), str(w.n)] for w in worths]
-    parts = [*charts, Grid("Exchange rate in labels", header, rows)]
-    return Section("labels", "Worth in labels", parts, again=["mmdistill query STUDY @label_curve"])
+    again = ["mmdistill table STUDY", "mmdistill query STUDY @label_curve"]
+    return Section("labels", "Worth in labels", [*charts, *grids], lead, again=again)
 
 
-def _equal(worth: Worth) -> str:
-    sign = {"below": "less than ", "inside": "", "above": "more than "}[worth.side]
-    return f"{sign}{worth.equal:.0%}"
-
-
-def _range(worth: Worth) -> str:
-    low = "below the smallest" if worth.open_low else f"{worth.low:.0%}"
-    return f"{low} to {'above the largest' if worth.open_high else f'{worth.high:.0%}'}"
-
-
-def _label_chart(curve: LabelCurve, readings: Readings, place: int) -> Chart:
+def _label_chart(curve: LabelCurve, score_name: str, place: int) -> Chart:
     alone = [
         {"of": "alone", "fraction": fraction, "fitted": fitted, **_scored(interval)}
         for fraction, fitted, interval in zip(curve.fractions, curve.fitted, curve.scores, strict=True)
@@ -57,11 +52,11 @@ def _label_chart(curve: LabelCurve, readings: Readings, place: int) -> Chart:
         "label_curve",
         {worth.arm: [*alone, _worth_row(worth)] for worth in curve.worths},
         name=f"label curve {place}",
-        label=f"{readings.study['score']} over label fractions, and the labels each arm is worth",
+        label=f"{score_name} over label fractions, and the labels each arm is worth",
         caption="Grey: the student alone over its label fractions (points with 95 % intervals) and the "
-        "closest curve that never falls. Blue: the arm; the arrow leads to the labels at which the student alone "
-        "scores as much, the band is its 95 % interval.",
-        score=readings.study["score"],
+        "closest curve that never falls. Blue: the arm; the arrow leads to the labels at which the student "
+        "alone scores as much, the band is its 95 % interval.",
+        score=score_name,
         fractions=list(curve.fractions),
         first=min([curve.fractions[0], *(worth.fraction for worth in curve.worths)]),
         last=max([curve.fractions[-1], *(worth.fraction for worth in curve.worths)]),
@@ -83,13 +78,13 @@ def _worth_row(worth: Worth) -> dict[str, Any]:
         "equal_low": worth.low,
         "equal_high": worth.high,
         "angle": 0 if worth.equal >= worth.fraction else 180,
-        "text": f"{worth.arm}: {_equal(worth)}",
+        "text": f"{worth.arm}: {worth_text(worth)}",
     }
 
 
-def gaps(readings: Readings, stages: pa.Table) -> Section | None:
+def gaps(curves: Curves) -> Section | None:
     """Return the share of the distillable gap each arm closes, on validation rows."""
-    found = gap_shares(readings, stages)
+    found = curves.gap_shares
     known = {gap.arm: gap.share for gap in found if gap.share}
     if not found:
         return None
@@ -100,7 +95,7 @@ def gaps(readings: Readings, stages: pa.Table) -> Section | None:
             gap.teacher,
             str(gap.gap.n),
             ends_of(gap.gap),
-            ends_of(gap.share) if gap.share else gap.reason or "",
+            share_text(gap.share) if gap.share else gap.reason or "",
         ]
         for gap in found
     ]
@@ -113,19 +108,19 @@ def gaps(readings: Readings, stages: pa.Table) -> Section | None:
         caption="0 is the student alone, 100 % its best teacher, all on the validation rows of the confirmed "
         "pairs; ratio of means with Fieller's 95 % interval.",
     )
-    parts = [*drawn, Grid("Share of the gap", header, rows, frozenset({0, 1, 4}))]
+    parts: list[Part] = [*drawn, Grid("Share of the gap", header, rows, frozenset({0, 1, 4}))]
     return Section("gap", "Share of the gap closed", parts)
 
 
-def optimism(readings: Readings) -> Section | None:
+def optimism(curves: Curves, ablation: Ablation) -> Section | None:
     """Return how far validation flattered each arm."""
-    found = {gap.arm: gap.difference for gap in optimism_gaps(readings)}
+    found = {gap.arm: gap.difference for gap in curves.optimism}
     if not found:
         return None
     drawn = _intervals(
         found,
         name="optimism",
-        x=f"validation minus test {readings.study['score']}",
+        x=f"validation minus test {ablation.score_name}",
         tick_format="+.3~f",
         label="Validation minus test score of each arm",
         caption="Above 0 validation flattered the arm: it chose the settings and the epoch. Confirmed runs, "
@@ -161,12 +156,12 @@ def _intervals(
     ]
 
 
-def budgets(readings: Readings) -> Section | None:
+def budgets(curves: Curves, ablation: Ablation) -> Section | None:
     """Return what more trials of the search would have been worth."""
-    found = {curve.arm: curve for curve in budget_curves(readings)}
+    found = {curve.arm: curve for curve in curves.budget}
     if not any(len(curve.points) > 1 for curve in found.values()):
         return None
-    against = {arm.name: arm.baseline for arm in readings.declared}
+    against = {arm.name: arm.declared.baseline for arm in ablation.arms}
     points = [point.score for curve in found.values() for point in curve.points]
     drawn = chart(
         "curves",
@@ -175,12 +170,12 @@ def budgets(readings: Readings) -> Section | None:
             for arm, curve in found.items()
         },
         name="budget curves",
-        label=f"Expected validation {readings.study['score']} of the best of n trials",
-        caption=f"Validation {readings.study['score']} of the best of n trials drawn from the arm's own "
+        label=f"Expected validation {ablation.score_name} of the best of n trials",
+        caption=f"Validation {ablation.score_name} of the best of n trials drawn from the arm's own "
         "search; band: 90 % of the draws; dashed: the arm's baseline.",
         x="trials",
         scale="linear",
-        curve=f"validation {readings.study['score']}",
+        curve=f"validation {ablation.score_name}",
         low=min(point.low for point in points),
         high=max(point.high for point in points),
     )
