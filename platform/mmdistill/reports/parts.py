@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.contributions import Lattice, Part
-from mmdistill.reports.render_contributions import contribution_notes, harm_table, lattice_tables
+from mmdistill.reports.render_contributions import HARM_NOTE, contribution_notes, harm_table, lattice_tables
 from mmdistill.reports.sections import Section, Verdict, grid_of, interval_row, span, tone
 
 _MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
@@ -56,9 +56,10 @@ def contributions(ablation: Ablation) -> Section | None:
     charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
     tables = [grid_of(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
     lead = [text for lattice in ablation.lattices for text in lattice.sentences]
-    notes = [f"{note}." for note in contribution_notes(ablation)]
+    notes = [f"{note}." for note in contribution_notes(ablation) if note != HARM_NOTE]
+    kinds = " and ".join(dict.fromkeys(_KINDS[lattice.kind] for lattice in ablation.lattices))
     again = ["mmdistill table STUDY"]
-    return Section("contributions", "What each teacher gives", [*charts, *tables], lead, notes, again)
+    return Section("contributions", f"What each {kinds} gives", [*charts, *tables], lead, notes, again)
 
 
 def _chart(lattice: Lattice, ablation: Ablation, place: int) -> list[Chart]:
@@ -82,7 +83,7 @@ def _chart(lattice: Lattice, ablation: Ablation, place: int) -> list[Chart]:
         format="+.3~f",
         kinds=list(dict.fromkeys(row["kind"] for row in rows)),
         legend={},
-        step=36,
+        step=16,
         low=low,
         high=high,
     )
@@ -104,9 +105,11 @@ def harm(ablation: Ablation) -> Section | None:
         {"": rows},
         label="Rows each arm turns from right to wrong, and from wrong to right",
         caption="Test rows that change against the arm's baseline in at least 80 % of the pairs. Ticks: how "
-        "many would if the names of the two arms were drawn at random in every pair.",
+        "many would by chance.",
         low=-most,
         high=most,
     )
     grid = grid_of(harm_table(ablation.harm))
-    return Section("harm", "Harm set", [drawn, grid], again=["mmdistill table STUDY --json"])
+    return Section(
+        "harm", "Harm set", [drawn, grid], notes=[f"{HARM_NOTE}."], again=["mmdistill table STUDY --json"]
+    )

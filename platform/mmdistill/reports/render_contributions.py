@@ -11,6 +11,12 @@ from mmdistill.reports.harm import HarmSet, Slice
 from mmdistill.reports.prices import Measure, Price, PriceList
 from mmdistill.statistics import Verdict
 
+HARM_NOTE = (
+    "Harm set: rows that are right without a teacher and wrong with it in at least 80 % of the pairs "
+    "(to right: the other way round; in regression: the absolute error grew, fell); classes and "
+    "groups whose mean error grew or fell in as many. By chance: expected in each direction if the "
+    "names of the two arms were drawn at random in every pair"
+)
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
 _MEASURES: dict[Measure, str] = {
     "shapley": "Shapley value",
@@ -150,10 +156,5 @@ def contribution_notes(ablation: Ablation) -> list[str]:
     if any(lattice.prices and lattice.prices.prices for lattice in ablation.lattices):
         notes.append("Prices are as stated in the study file; the best gain per cost stands first")
     if ablation.harm:
-        notes.append(
-            "Harm set: rows that are right without a teacher and wrong with it in at least 80 % of the pairs "
-            "(to right: the other way round; in regression: the absolute error grew, fell); classes and "
-            "groups whose mean error grew or fell in as many. By chance: expected in each direction if the "
-            "names of the two arms were drawn at random in every pair"
-        )
+        notes.append(HARM_NOTE)
     return notes

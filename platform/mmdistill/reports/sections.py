@@ -150,7 +150,8 @@ def _change(arm: ArmSummary) -> str:
 def _forests(groups: Mapping[str, Mapping[str, Claim]], name: str, ablation: Ablation) -> list[Chart]:
     """Return one forest plot with a panel per group; none without a difference."""
     claims = [claim for found in groups.values() for claim in found.values()]
-    if not claims:
+    # Of one trial each, no comparison holds.
+    if not claims or ablation.basis == "search":
         return []
     low, high = _span(claims, ablation.margin)
     drawn = chart(
