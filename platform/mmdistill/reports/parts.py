@@ -1,7 +1,5 @@
 """The sections of the page on single teachers and modalities, and on what an arm does to single rows."""
 
-from collections.abc import Iterator
-
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.contributions import Lattice, Part
@@ -14,23 +12,32 @@ _KINDS = {"privileged": "modality", "teachers": "teacher"}
 
 def named(ablation: Ablation) -> list[Verdict]:
     """Return the teachers and modalities that were found to help, to harm or to be useless."""
+    several = len(ablation.lattices) > 1
     return [
-        verdict
+        _finding(part, text, lattice, several=several)
         for lattice in ablation.lattices
-        if lattice.frozen is None
-        for verdict in _named(lattice, several=len(ablation.lattices) > 1)
-        if verdict.word != "undecided"
+        for part, text in _told(lattice)
+        if _is_named(part, lattice)
     ]
 
 
-def _named(lattice: Lattice, *, several: bool) -> Iterator[Verdict]:
+def _told(lattice: Lattice) -> list[tuple[Part, str]]:
+    """Return the parts that were judged, each with its sentence."""
     judged = [part for part in lattice.parts if any(_verdicts(part))]
-    for part, text in zip(judged, lattice.sentences, strict=True):
-        said, _, numbers = text.removeprefix(part.name).partition(": ")
-        where = f" in {lattice.full}" if several else ""
-        word = _word(part)
-        question = f"{_KINDS[lattice.kind].capitalize()} {part.name}{where}{said}"
-        yield Verdict(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
+    return list(zip(judged, lattice.sentences, strict=True))
+
+
+def _is_named(part: Part, lattice: Lattice) -> bool:
+    # A frozen reading is biased towards the arm whose settings it takes: it is no headline.
+    return lattice.frozen is None and _word(part) != "undecided"
+
+
+def _finding(part: Part, text: str, lattice: Lattice, *, several: bool) -> Verdict:
+    said, _, numbers = text.removeprefix(part.name).partition(": ")
+    where = f" in {lattice.full}" if several else ""
+    question = f"{_KINDS[lattice.kind].capitalize()} {part.name}{where}{said}"
+    word = _word(part)
+    return Verdict(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
 
 
 _TONES = {"helps": "helps", "harms": "harms", "useless": "equivalent"}
@@ -55,7 +62,9 @@ def contributions(ablation: Ablation) -> Section | None:
         return None
     charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
     tables = [grid_of(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
-    lead = [text for lattice in ablation.lattices for text in lattice.sentences]
+    lead = [
+        text for lattice in ablation.lattices for part, text in _told(lattice) if not _is_named(part, lattice)
+    ]
     notes = [f"{note}." for note in contribution_notes(ablation) if note != HARM_NOTE]
     kinds = " and ".join(dict.fromkeys(_KINDS[lattice.kind] for lattice in ablation.lattices))
     again = ["mmdistill table STUDY"]

@@ -1,5 +1,6 @@
 """The sections of the page on what an arm is worth: in labels, of the gap, on unseen rows, in trials."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,8 @@ def _label_chart(curve: LabelCurve, score_name: str, place: int) -> Chart:
         {"of": "alone", "fraction": fraction, "fitted": fitted, **_scored(interval)}
         for fraction, fitted, interval in zip(curve.fractions, curve.fitted, curve.scores, strict=True)
     ]
-    means = [interval.mean for interval in (*curve.scores, *(worth.score for worth in curve.worths))]
+    scores = [*curve.scores, *(worth.score for worth in curve.worths)]
+    ends = [end for one in scores for end in (one.mean, one.low, one.high) if math.isfinite(end)]
     return chart(
         "label_curve",
         {worth.arm: [*alone, _worth_row(worth)] for worth in curve.worths},
@@ -60,8 +62,8 @@ def _label_chart(curve: LabelCurve, score_name: str, place: int) -> Chart:
         fractions=list(curve.fractions),
         first=min([curve.fractions[0], *(worth.fraction for worth in curve.worths)]),
         last=max([curve.fractions[-1], *(worth.fraction for worth in curve.worths)]),
-        low=min(means),
-        high=max(means),
+        low=min(ends),
+        high=max(ends),
     )
 
 
