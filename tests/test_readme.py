@@ -38,7 +38,7 @@ SMALL = [
     "search={trials = 2, startup = 2, top = 1, seeds = 1}",
     "confirm.pairs=2",
 ]
-READS_A_STUDY = {"status", "table", "query", "verify", "rebuild"}
+READS_A_STUDY = {"status", "table", "query", "importance", "compare", "verify", "rebuild"}
 READS_NOTHING = {"datasets", "recipes", "losses", "doctor"}
 
 
@@ -179,7 +179,7 @@ def filled(argument, finished):
     inserted = re.fullmatch(r"\$\(cat (.+)\)", argument)
     if inserted:
         return (ROOT / inserted[1]).read_text("utf-8")
-    return argument.replace(EXAMPLE, str(finished))
+    return str(finished.parent) if argument == "results" else argument.replace(EXAMPLE, str(finished))
 
 
 @pytest.mark.parametrize("arguments", commands(READS_A_STUDY | READS_NOTHING))

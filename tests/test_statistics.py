@@ -12,6 +12,7 @@ from mmdistill.statistics import (
     Interval,
     concordance,
     corrected_resampled_t,
+    crossed_contrasts_bootstrap,
     crossed_score_bootstrap,
     detectable_difference,
     false_discovery,
@@ -347,3 +348,21 @@ def test_no_difference_is_usually_called_equivalent_within_a_wide_margin():
     rng = RNG(16)
     said = [simulated_family(rng, [0.0], number, margin=0.05)[0] for number in range(100)]
     assert np.mean([word == "equivalent" for word in said]) > 0.9
+
+
+def test_a_contrast_of_several_arms_shares_its_draws_with_their_differences():
+    """Every draw of a sum of differences is that sum of the draws, before the spread is corrected."""
+    generator, seeds = RNG(4), np.arange(6)
+    rows, hits = np.ones((4, 6, 50)), (generator.random((4, 6, 50)) < 0.7).astype(float)
+    moments = np.stack([rows, hits], axis=-1)
+    weights = [[1, -1, 0, 0], [0, 0, 1, -1], [1, -1, 1, -1], [2, -2, 0, 0]]
+    first, second, both, twice = crossed_contrasts_bootstrap(moments, weights, seeds, ratio, seed=3)
+    pair = crossed_score_bootstrap(moments[0], moments[1], seeds, ratio, seed=3)
+    assert np.array_equal(first.draws_K, pair.draws_K)
+    assert twice.interval() == pytest.approx([2 * end for end in first.interval()[:3]] + [6])
+    assert both.estimate == pytest.approx(first.estimate + second.estimate)
+    centred = [(one.draws_K - one.estimate) for one in (first, second, both)]
+    slopes = np.linalg.lstsq(np.stack(centred[:2], axis=1), centred[2], rcond=None)
+    # Each part has a correction of its own, so the slopes are near 1, and nothing is left over.
+    assert slopes[0] == pytest.approx(1, abs=0.1)
+    assert float(slopes[1][0]) == pytest.approx(0, abs=1e-18)

@@ -101,6 +101,12 @@ def test_a_curve_that_falls_is_levelled_between_neighbours():
     assert worth.high >= 0.49
 
 
+def test_the_narrowest_interval_still_holds_its_estimate():
+    _, worth = worth_of(alone(0.4) + 1e-6 * np.array([1, -1, 2, -2]))
+    assert worth.low < worth.equal < worth.high
+    assert worth.high / worth.low < 1.001
+
+
 def test_folds_have_the_corrected_interval():
     scores = alone(0.4) + 0.004 * np.array([1, -1, 0.5, -0.5])
     _, plain = worth_of(scores)

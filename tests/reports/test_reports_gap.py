@@ -8,6 +8,7 @@ import pytest
 from mmdistill.records.rows import StageRow
 from mmdistill.reports.gap import gap_shares, optimism_gaps
 from mmdistill.reports.readings import readings_of
+from mmdistill.reports.render_curves import curve_notes, curves_of
 from mmdistill.statistics import ratio_of_means, t_interval
 
 ARMS = ["student_only", {"name": "hinton", "baseline": "student_only"}]
@@ -78,6 +79,19 @@ def test_the_share_is_the_ratio_of_mean_gaps_on_validation(taught):
     assert found.share == pytest.approx(ratio_of_means(closed, gap))
     assert found.share.mean == pytest.approx(closed.mean() / gap.mean())
     assert found.reason is None
+
+
+def test_the_table_tells_the_largest_share(taught):
+    study, *_ = taught()
+    tables = study.tables()
+    note = curve_notes(curves_of(readings_of(tables), tables))[-1]
+    (found,) = shares_of(study)
+    low, high = found.share[1:3]
+    assert note.endswith(
+        "largest share closed of the gap from student_only to the teacher: "
+        f"{found.share.mean:.2f} [{low:.2f}, {high:.2f}] (hinton), on validation, where alone teachers are "
+        "scored"
+    )
 
 
 def test_a_teacher_no_better_than_the_student_bounds_nothing(taught):

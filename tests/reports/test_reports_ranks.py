@@ -105,7 +105,7 @@ def test_studies_on_the_same_data_are_one_data_set():
 
 def test_data_sets_of_one_name_are_told_apart_by_their_studies():
     found = ranks(studies([[0.6, 0.8], [0.9, 0.7]], dataset="planted"))
-    assert found.datasets == ("planted (study0)", "planted (study1)")
+    assert found.datasets == ("study0", "study1")
 
 
 def test_what_does_not_count_is_named(made):

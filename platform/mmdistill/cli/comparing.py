@@ -14,7 +14,7 @@ from mmdistill.reports.readings import readings_of
 
 def show_ranks(paths: Sequence[Path], *, as_json: bool) -> int:
     """Print arms x data sets: mean scores, mean ranks and what tells the arms apart."""
-    found = ranks([readings_of(latest(StudyFolder.open(root))) for root in _studies(paths)])
+    found = ranks([readings_of(latest(StudyFolder.open(root))) for root in studies_in(paths)])
     if as_json:
         print_json(found)
     else:
@@ -22,7 +22,7 @@ def show_ranks(paths: Sequence[Path], *, as_json: bool) -> int:
     return 0
 
 
-def _studies(paths: Sequence[Path]) -> list[Path]:
+def studies_in(paths: Sequence[Path]) -> list[Path]:
     """Return the studies among some paths: each one itself, or those directly inside it."""
     problems: list[Problem] = []
     found: dict[Path, Path] = {}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdistill.cli.comparing import studies_in
 from mmdistill.cli.folders import figures_folder
 from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.reading import readable
@@ -12,6 +13,7 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.reports.figures.base import Sources
 from mmdistill.reports.figures.drawing import draw
+from mmdistill.reports.readings import readings_of
 
 
 def show_figures(
@@ -21,6 +23,7 @@ def show_figures(
     output: Path | None,
     rows: Sequence[str],
     curves: Sequence[str],
+    beside: Sequence[Path],
     as_json: bool,
 ) -> int:
     """Write figures and print where they are; say what was skipped and why.
@@ -31,6 +34,7 @@ def show_figures(
         output: folder; ``report/figures`` in the study by default.
         rows: arms, or patterns; by default all.
         curves: names of the learning curves; by default the score and the loss on validation rows.
+        beside: further studies, or folders of them, to compare over data sets.
         as_json: print JSON.
 
     Raises:
@@ -45,6 +49,11 @@ def show_figures(
     if problems:
         raise InputError(problems)
     sources.names = names
+    sources.beside = [
+        readings_of(latest(StudyFolder.open(root)))
+        for root in studies_in(beside)
+        if not root.samefile(folder.root)
+    ]
     drawn = draw(sources, target, kinds)
     if as_json:
         print_json({"files": drawn.files, "skipped": drawn.skipped})

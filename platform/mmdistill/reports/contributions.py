@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Interaction(NamedTuple):
-    """What two parts do beyond what each does: above 0 they complete, below 0 they replace each other.
+    """What two parts do beyond what each does: above 0 they give more together, below 0 less.
 
     Attributes:
         averaged: over which companies: ``all`` is the Shapley interaction; ``alone`` and ``in company`` are
@@ -228,7 +228,8 @@ def _evidence(readings: Readings, game: Game, sums: Sequence[_Sum]) -> Iterator[
 
 
 def _effects(game: Game, sums: Sequence[_Sum], claims: Mapping[_Key, Claim]) -> dict[_Key, Effect]:
-    absent = {one.key: [parts for parts in one.weights if parts not in game.arms] for one in sums}
+    missing = [parts for parts in _subsets(game.parts) if parts not in game.arms]
+    absent = {one.key: [parts for parts in missing if parts in one.weights] for one in sums}
     return {one.key: _effect(claims.get(one.key), game, absent[one.key]) for one in sums}
 
 

@@ -21,6 +21,7 @@ Side = Literal["below", "inside", "above"]
 # A curve needs a point between its ends.
 _FEWEST = 3
 _POINTS = 400
+_ROUNDING = 1e-12
 
 
 class Labels(NamedTuple):
@@ -224,7 +225,10 @@ def _worth(readings: Readings, name: str, fraction: float, alone: _Alone) -> Wor
     grid_G = np.linspace(alone.log_F[0], alone.log_F[-1], _POINTS)
     mean_G, half_G, n = _difference(readings, name, alone, grid_G)
     side, equal = _reached(mean_G, grid_G)
-    low, high = np.exp(_ends(half_G - np.abs(mean_G), grid_G, equal))
+    # With a point at the estimate itself no interval is too narrow to be found.
+    finer_G = np.union1d(grid_G, [equal])
+    slack_G = np.interp(finer_G, grid_G, half_G) - np.abs(np.interp(finer_G, grid_G, mean_G))
+    low, high = np.exp(_ends(slack_G, finer_G, equal))
     return Worth(
         arm=name,
         fraction=fraction,
@@ -241,7 +245,7 @@ def _worth(readings: Readings, name: str, fraction: float, alone: _Alone) -> Wor
 
 def _ends(slack_G: Array, grid_G: Array, equal: float) -> tuple[float, float]:
     """Return the first and the last point with slack, straight between the points; both ``equal`` if none."""
-    inside = np.flatnonzero(slack_G >= 0)
+    inside = np.flatnonzero(slack_G >= -_ROUNDING)
     if not inside.size:
         return equal, equal
     first, last = int(inside[0]), int(inside[-1])

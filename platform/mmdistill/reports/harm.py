@@ -113,6 +113,8 @@ class _Errors(NamedTuple):
 
 def harm_sets(readings: Readings) -> tuple[HarmSet, ...]:
     """Return the harm set of each arm with a baseline, where both kept their predictions."""
+    if readings.predictions is None:
+        return ()
     errors = _errors(readings.predictions, is_classification=readings.study["task"] == "classification")
     asked = [(arm.name, arm.baseline) for arm in readings.declared if arm.baseline]
     found = [

@@ -94,10 +94,10 @@ def _shared_arms(studies: Sequence[Readings]) -> tuple[list[str], dict[str, str]
 
 
 def _names(groups: Sequence[Sequence[Readings]]) -> list[str]:
-    """Return a name per data set; that of the study where two data sets have the same."""
+    """Return a name per data set; those of its studies where two data sets have the same."""
     plain = [same[0].study["dataset"] for same in groups]
     return [
-        name if plain.count(name) == 1 else f"{name} ({', '.join(s.study['name'] for s in same)})"
+        name if plain.count(name) == 1 else ", ".join(study.study["name"] for study in same)
         for name, same in zip(plain, groups, strict=True)
     ]
 

@@ -34,7 +34,7 @@ class Readings(NamedTuple):
     """Everything the summaries are computed from; arms that share pairs share their scheme.
 
     Attributes:
-        predictions: of the runs in ``arms``.
+        predictions: of the runs in ``arms``; None where only metrics are known.
         is_beside: whether ``study["score"]`` is another metric than the one the study is about.
     """
 
@@ -46,7 +46,7 @@ class Readings(NamedTuple):
     schemes: Mapping[str, Scheme]
     arms: Mapping[str, Arm]
     openings: Openings
-    predictions: pa.Table
+    predictions: pa.Table | None = None
     is_beside: bool = False
 
     def compare(self, arm: str, against: str) -> Paired:

@@ -17,6 +17,8 @@ HARM_NOTE = (
     "groups whose mean error grew or fell in as many. By chance: expected in each direction if the "
     "names of the two arms were drawn at random in every pair"
 )
+# Three differences with their verdicts leave so much of a line.
+_WIDEST_NAME, _WIDEST_REASON = 19, 40
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
 _MEASURES: dict[Measure, str] = {
     "shapley": "Shapley value",
@@ -24,8 +26,8 @@ _MEASURES: dict[Measure, str] = {
     "add_one": "alone",
 }
 _TOGETHER: dict[Verdict | None, str] = {
-    "helps": "complete each other",
-    "harms": "replace each other",
+    "helps": "more together",
+    "harms": "less together",
     "equivalent": "independent",
 }
 _AVERAGED = {"all": "in every company", "alone": "without the others", "in company": "beside all others"}
@@ -59,17 +61,19 @@ def lattice_tables(lattice: Lattice) -> list[Section]:
 def _parts(lattice: Lattice) -> Section:
     beside = f" beside {'+'.join(lattice.beside)}" if lattice.beside else ""
     frozen = ", frozen" if lattice.frozen else ""
+    title = f"{_KINDS[lattice.kind]} of {lattice.full}{beside}{frozen}"
+    names = shortened([title, *(part.name for part in lattice.parts)], _WIDEST_NAME)
     header = [
-        f"{_KINDS[lattice.kind]} of {shortened([lattice.full])[lattice.full]}{beside}{frozen}",
+        names[title],
         f"alone, minus {shortened([lattice.none])[lattice.none] if lattice.none else 'none'}",
         "verdict",
-        "in company, all minus all but it",
+        "in company, all minus the rest",
         "verdict",
         "Shapley value",
         "verdict",
     ]
     lines = [
-        [part.name, *_effect(part.add_one), *_effect(part.leave_one_out), *_effect(part.shapley)]
+        [names[part.name], *_effect(part.add_one), *_effect(part.leave_one_out), *_effect(part.shapley)]
         for part in lattice.parts
     ]
     whole = ["all together", *_effect(lattice.whole), NOTHING, NOTHING, NOTHING, NOTHING]
@@ -78,7 +82,8 @@ def _parts(lattice: Lattice) -> Section:
 
 def _effect(effect: Effect) -> list[str]:
     if effect.claim is None:
-        return [effect.reason or NOTHING, NOTHING]
+        reason = effect.reason or NOTHING
+        return [shortened([reason], _WIDEST_REASON)[reason], NOTHING]
     return [difference(effect.claim, crossed=True).text, _judged(effect.claim)]
 
 
@@ -116,9 +121,9 @@ def _per_cost(price: Price) -> str:
 
 def harm_table(sets: Sequence[HarmSet]) -> Section:
     """Return how many rows, classes and groups turned, one line per harm set."""
-    header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of"]
-    header += ["classes worse", "better", "by chance"] if any(one.classes for one in sets) else []
-    header += ["groups worse", "better", "by chance"] if any(one.groups for one in sets) else []
+    header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of rows"]
+    header += ["classes worse, better (by chance)"] if any(one.classes for one in sets) else []
+    header += ["groups worse, better (by chance)"] if any(one.groups for one in sets) else []
     names = shortened([one.arm for one in sets])
     lines = [
         [
@@ -128,17 +133,17 @@ def harm_table(sets: Sequence[HarmSet]) -> Section:
             str(one.rescued.rows),
             f"{one.expected:.1f}",
             str(one.rows),
-            *(_slices(one.classes, one.expected_classes) if one.classes else ()),
-            *(_slices(one.groups, one.expected_groups) if one.groups else ()),
+            *([_slices(one.classes, one.expected_classes)] if one.classes else []),
+            *([_slices(one.groups, one.expected_groups)] if one.groups else []),
         ]
         for one in sets
     ]
     return Section(header, lines, {0, 1})
 
 
-def _slices(slices: Sequence[Slice], expected: float) -> list[str]:
+def _slices(slices: Sequence[Slice], expected: float) -> str:
     harmed, rescued = (sum(getattr(one, key) for one in slices) for key in ("is_harmed", "is_rescued"))
-    return [str(harmed), str(rescued), f"{expected:.1f}"]
+    return f"{harmed}, {rescued} ({expected:.1f}) of {len(slices)}"
 
 
 def contribution_notes(ablation: Ablation) -> list[str]:

@@ -124,6 +124,6 @@ def _closed(curves: Curves) -> str:
         return ""
     most, whose = max(found, key=lambda pair: pair[0].mean)
     return (
-        f"of the gap between {whose.against} and its teacher {whose.arm} closes most: {share_text(most)} "
+        f"largest share closed of the gap from {whose.against} to the teacher: {share_text(most)} ({whose.arm}), "
         "on validation, where alone teachers are scored"
     )

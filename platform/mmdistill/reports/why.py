@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from mmdistill.errors import UnknownNameError
+from mmdistill.errors import Problem, UnknownNameError
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.registry import unknown_name
@@ -143,7 +143,7 @@ def runs_behind(root: Path, arm: str) -> list[str]:
 
 
 def _readings(tables: Mapping[str, pa.Table], arm: str, metric: str | None) -> Readings:
-    problems = []
+    problems: list[Problem] = []
     try:
         readings = readings_of(tables, metric)
     except UnknownNameError as error:
@@ -179,7 +179,7 @@ def _excluded(readings: Readings, arm: str, behind: set[str]) -> list[Excluded]:
 
 def _reason(run: Trial) -> str:
     if run["status"] != "complete":
-        return run["error"] or run["status"]
+        return str(run["error"] or run["status"])
     return "another trial of the search was better" if run["phase"] == "search" else "it has no such metric"
 
 

@@ -14,7 +14,7 @@ synergistic    synergistic * (2a - 1) + N(0, 1), a a fair coin       yes       n
 
 so a and b say nothing about y alone, and its parity together. Each modality adds coordinates of pure noise
 N(0, 1), is rotated by a fixed random orthogonal matrix, and observed with noise N(0, 0.25) per number.
-``decoy`` is pure noise, unless ``harmful`` makes it a teacher that misleads.
+``decoy`` is pure noise, unless ``harmful`` makes it a teacher that misleads; ``static`` is pure noise always.
 
 Given y and a, what any set of modalities shows is Gaussian with one covariance for all y and a; so the
 posterior of y is a softmax over sums of two Gaussian densities, computed here exactly.
@@ -38,7 +38,7 @@ from mmdistill.randomness import numpy_generator
 Doubles = npt.NDArray[np.float64]
 Strength = Annotated[float, Field(ge=0, le=20)]
 
-MODALITIES = ("face", "audio", "decoy")
+MODALITIES = ("face", "audio", "decoy", "static")
 OBSERVATION_VARIANCE = 0.25
 DECOY_STRENGTH = 4.0
 _NOISE_COORDINATES = 7
@@ -87,7 +87,12 @@ class Planted(Dataset):
 
     def card(self) -> Card:
         """Return the card."""
-        texts = ("what the student sees", "what is there in training only", "noise, or a misleading teacher")
+        texts = (
+            "what the student sees",
+            "what is there in training only",
+            "noise, or a misleading teacher",
+            "noise",
+        )
         return Card(
             name="planted",
             title="Gaussian factors with known truth",
@@ -187,7 +192,7 @@ class Planted(Dataset):
         noise = {name: self._generator(f"factors of {name}").standard_normal(shape) for name in MODALITIES}
         noise["audio"][:, : self.classes] = noise["face"][:, : self.classes]
         shown_N = np.where(is_hidden_N, (true_N + 1) % self.classes, true_N)
-        classes = {"face": true_N, "audio": true_N, "decoy": shown_N}
+        classes = {"face": true_N, "audio": true_N, "decoy": shown_N, "static": true_N}
         scale = math.sqrt(OBSERVATION_VARIANCE)
         return {
             name: mean_CAD[classes[name], coin_N]

@@ -35,11 +35,13 @@ class Sources:
         tables: of the study.
         names: the arms to show, in order; all by default.
         curves: names of the curves to show; the usual ones by default.
+        beside: what further studies hold, to compare over data sets.
     """
 
     tables: Mapping[str, pa.Table]
     names: Sequence[str] = ()
     curves: Sequence[str] = ()
+    beside: Sequence[Readings] = ()
 
     @cached_property
     def readings(self) -> Readings:

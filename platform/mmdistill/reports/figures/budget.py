@@ -25,5 +25,5 @@ def budget(sources: Sources) -> Mapping[str, Figure]:
     }
     if not lines:
         raise NothingToDrawError("no search has a complete trial", "go on with `mmdistill run`")
-    score = f"validation {sources.ablation.score_name} of the best trial"
-    return {"": lines_of_arms(lines, sources.ablation.baseline, x="search trials", y=score)}
+    score = f"validation {sources.ablation.score_name}, best of n"
+    return {"": lines_of_arms(lines, sources.ablation.baseline, x="n search trials", y=score)}

@@ -26,7 +26,7 @@ def calibration(sources: Sources) -> Mapping[str, Figure]:
     for axes, arm in zip(places, arms, strict=True):
         _panel(axes, predictions.filter(pc.equal(predictions["arm"], arm.name)))
         error = "" if arm.calibration_error is None else f"\nerror {arm.calibration_error:.3f}"
-        axes.set_title(f"{shown(arm.name, 24)}{error}")
+        axes.set_title(f"{shown(arm.name, 27)}{error}")
     figure.supxlabel("confidence (thin lines: single runs)", fontsize=7)
     figure.supylabel("accuracy", fontsize=7)
     return {"": figure}

@@ -1,6 +1,6 @@
 """Label efficiency: the student alone over label fractions, and how many labels each arm is worth."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def labels(sources: Sources) -> Mapping[str, Figure]:
 
 
 def _figure(sources: Sources, curve: LabelCurve) -> Figure:
-    figure = new_figure(PAGE * 0.7, 3.0)
+    figure = new_figure(PAGE, 3.0)
     axes = figure.subplots()
     _points(axes, curve.fractions, curve.scores, GREY, "o", shown(sources.ablation.baseline))
     axes.plot(curve.fractions, curve.fitted, color=GREY, linewidth=0.9, label="fitted, never falling")
@@ -39,16 +39,18 @@ def _figure(sources: Sources, curve: LabelCurve) -> Figure:
         colour, marker = COLOURS[place % len(COLOURS)], "sDv^<>P*"[place % 8]
         _points(axes, [w.fraction for w in worths], [w.score for w in worths], colour, marker, shown(recipe))
         for worth in worths:
-            _arrow(axes, worth, curve, colour)
+            _arrow(axes, worth, colour)
     _frame(axes, curve, sources.ablation.score_name)
-    figure.legend(loc="outside right upper")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    drawn = [worth for worths in families.values() for worth in worths]
+    _sentences(axes, drawn, shown(sources.ablation.baseline))
     return figure
 
 
 def _points(
     axes: Axes,
-    fractions: tuple[float, ...] | list[float],
-    scores: tuple[Interval, ...] | list[Interval],
+    fractions: Sequence[float],
+    scores: Sequence[Interval],
     colour: str,
     marker: str,
     label: str,
@@ -60,9 +62,9 @@ def _points(
     )
 
 
-def _arrow(axes: Axes, worth: Worth, curve: LabelCurve, colour: str) -> None:
+def _arrow(axes: Axes, worth: Worth, colour: str) -> None:
     """Draw from an arm to where the student alone scores the same, with the interval of that share."""
-    y, sign = worth.score.mean, {"below": "<", "inside": "=", "above": ">"}[worth.side]
+    y = worth.score.mean
     axes.plot([worth.low, worth.high], [y, y], color=colour, linewidth=4, alpha=0.2, solid_capstyle="butt")
     if worth.equal != worth.fraction:
         axes.annotate(
@@ -71,17 +73,17 @@ def _arrow(axes: Axes, worth: Worth, curve: LabelCurve, colour: str) -> None:
             (worth.fraction, y),
             arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.9, "shrinkB": 0},
         )
-    is_right = worth.equal >= worth.fraction
-    at_end = worth.equal >= max(curve.fractions)
-    axes.annotate(
-        f"{sign} {100 * worth.equal:.0f} %",
-        (worth.equal, y),
-        (0, 3) if at_end else (3 if is_right else -3, 3),
-        textcoords="offset points",
-        ha="right" if at_end or not is_right else "left",
-        color=colour,
-        fontsize=6.5,
-    )
+
+
+def _sentences(axes: Axes, worths: Sequence[Worth], alone: str) -> None:
+    """Write beside the axes what the arrows say, with the interval of each share."""
+    lines = [f"share of the labels that {alone} needs", "for the same score (95 % over pairs):"]
+    for worth in sorted(worths, key=lambda worth: (worth.arm, worth.fraction)):
+        sign = {"below": "< ", "inside": "", "above": "> "}[worth.side]
+        low, high = (f"{100 * end:.0f}" for end in (worth.low, worth.high))
+        ends = f"{'< ' if worth.open_low else ''}{low} to {'> ' if worth.open_high else ''}{high}"
+        lines.append(f"{shown(worth.arm, 30)}: {sign}{100 * worth.equal:.0f} % ({ends})")
+    axes.text(1.04, 0.0, "\n".join(lines), transform=axes.transAxes, fontsize=6.5, va="bottom")
 
 
 def _frame(axes: Axes, curve: LabelCurve, score: str) -> None:

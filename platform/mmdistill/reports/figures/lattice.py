@@ -42,7 +42,9 @@ def _figure(sources: Sources, one: Lattice) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[1 if columns < 4 else 1.4, 1])
     _heat_map(left, sources, one)
     _bars(right, sources.ablation.margin, one)
-    right.set_xlabel(f"contribution to {sources.ablation.score_name}")
+    scheme = sources.readings.schemes[one.full]
+    thick, thin = f"thick over {scheme.replicate}", f"thin seeds x {scheme.unit}"
+    right.set_xlabel(f"contribution to {sources.ablation.score_name} (95 %: {thick}, {thin})")
     reading = f", settings of {shown(one.frozen)}" if one.frozen else ""
     left.set_title(f"{sources.ablation.score_name} with these {_words(one.kind)}{reading}")
     handles = [Patch(color=COLOURS[n], label=title) for n, title in enumerate(_MEASURES.values())]
@@ -68,7 +70,7 @@ def _heat_map(axes: Axes, sources: Sources, one: Lattice) -> None:
     for r, c in product(range(len(rows)), range(len(columns))):
         value = values_RC[r, c]
         text = "no arm" if np.isnan(value) else f"{value:.3f}"
-        colour = "black" if np.isnan(value) else text_on(colours(image.norm(value)))
+        colour = "black" if np.isnan(value) else text_on(mpl.colors.to_rgb(colours(image.norm(value))))
         axes.text(c, r, text, ha="center", va="center", color=colour)
     axes.set_xticks(range(len(columns)), [_subset_text(subset, across) for subset in columns])
     axes.set_yticks(range(len(rows)), [_subset_text(subset, down) for subset in rows])

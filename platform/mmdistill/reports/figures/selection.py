@@ -28,7 +28,7 @@ def selection(sources: Sources) -> Mapping[str, Figure]:
         shares_TE = [np.pad(share_E, (0, length - len(share_E))) for share_E in mine.values()]
         colours = [COLOURS[teachers.index(t) % len(COLOURS)] for t in mine]
         axes.stackplot(range(length), shares_TE, colors=colours, linewidth=0.4, edgecolor="white")
-        axes.set_title(shown(arm, 24))
+        axes.set_title(shown(arm, 27))
         axes.set(xlim=(0, max(length - 1, 1)), ylim=(0, 1))
     handles = [
         axes.fill_between([], [], [], color=COLOURS[n % len(COLOURS)], label=shown(t))

@@ -50,7 +50,7 @@ def _figure(arm: str, lines: pa.Table, run: tuple[int, int]) -> Figure:
         axes.set_title(_TITLES[name])
         bar = figure.colorbar(image, ax=axes, shrink=0.75)
         bar.set_label("share of the line's mass" if name == "plan" else "cosine similarity")
-        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+        bar.outline.set_linewidth(0.4)
     figure.supxlabel(
         f"{shown(arm, 60)}, fold {run[0]}, repetition {run[1]}; rows sorted by class", fontsize=7
     )

@@ -84,6 +84,8 @@ def rendered(figure: Figure, layout: str) -> bytes:
     metadata = {"CreationDate": None} if layout == "pdf" else {"Software": None}
     content = io.BytesIO()
     figure.savefig(content, format=layout, metadata=metadata)
+    # Where everything stands is found by drawing it; once is enough.
+    figure.set_layout_engine("none")
     return content.getvalue()
 
 
