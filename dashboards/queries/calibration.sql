@@ -1,15 +1,17 @@
--- Can an arm's confidence be believed? Test rows in ten bins of equal numbers by the probability of the predicted class;
--- accuracy below confidence: more sure than right. Of classifications alone.
+-- Can an arm's confidence be believed? Test rows of a classification in ten bins of equal numbers by the probability of
+-- the predicted class; accuracy below confidence: more sure than right.
 WITH read AS (
-    SELECT predictions.*, list_max(outputs) AS confidence, list_position(outputs, list_max(outputs)) - 1 AS predicted
-    FROM predictions JOIN trials USING (trial_id)
-    WHERE trials.phase = 'test' AND trials.status = 'complete' AND len(predictions.targets) = 0
+    SELECT *, list_max(outputs) AS confidence, list_position(outputs, list_max(outputs)) - 1 = label AS is_right
+    FROM predictions
+    WHERE len(targets) = 0
+      AND trial_id IN (SELECT trial_id FROM trials WHERE phase = 'test' AND status = 'complete')
 ), binned AS (
-    SELECT arm, confidence, predicted = label AS is_right,
-           ntile(10) OVER (PARTITION BY arm ORDER BY confidence, fold, seed_index, trial_id, "row") AS bin
+    SELECT *, ntile(10) OVER (
+        PARTITION BY study, arm ORDER BY confidence, fold, seed_index, trial_id, "row"
+    ) AS bin
     FROM read
 )
-SELECT arm, bin, avg(confidence) AS confidence, avg(CAST(is_right AS DOUBLE)) AS accuracy, count(*) AS rows
+SELECT study, arm, bin, avg(confidence) AS confidence, avg(CAST(is_right AS DOUBLE)) AS accuracy, count(*) AS rows
 FROM binned
-GROUP BY arm, bin
-ORDER BY arm, bin
+GROUP BY study, arm, bin
+ORDER BY study, arm, bin

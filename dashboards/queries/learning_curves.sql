@@ -1,7 +1,7 @@
--- How did the validation loss (of a regression: the CCC) go per epoch? Mean over the confirmed runs of each arm.
-SELECT epochs.arm, epochs.name AS curve, epochs.epoch, avg(epochs.value) AS mean, count(*) AS runs
-FROM epochs JOIN trials USING (trial_id), (FROM studies ORDER BY revision DESC LIMIT 1) AS studies
-WHERE epochs.phase = 'confirm' AND trials.status = 'complete'
-  AND epochs.name = CASE studies.task WHEN 'classification' THEN 'validation/log_loss' ELSE 'validation/ccc' END
-GROUP BY epochs.arm, curve, epochs.epoch
-ORDER BY epochs.arm, epochs.epoch
+-- How do the arms learn? Mean over the complete confirmation runs, per epoch: log-loss, and CCC in regression.
+SELECT study, arm, name, epoch, avg(value) AS value, count(*) AS runs
+FROM epochs
+WHERE phase = 'confirm' AND name IN ('validation/log_loss', 'validation/ccc')
+  AND trial_id IN (SELECT trial_id FROM trials WHERE status = 'complete')
+GROUP BY study, arm, name, epoch
+ORDER BY study, arm, name, epoch

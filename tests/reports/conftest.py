@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from mmdistill.records.finals import Final
 from mmdistill.records.rows import (
     AttemptRow,
     EpochRow,
@@ -17,6 +18,7 @@ from mmdistill.records.rows import (
     TrialRow,
     arrow_table,
 )
+from mmdistill.records.study import StudyFolder
 from mmdistill.reports.importance import Search
 from mmdistill.settings import Range
 
@@ -208,6 +210,19 @@ def made():
 def new_study():
     """Return a study without a row: ``new_study(["student_only", ...], **columns)``."""
     return lambda arms, **columns: MadeStudy(study_row(arms, **columns))
+
+
+@pytest.fixture
+def commit():
+    """Return ``commit(root, made, order_id="all")``: write the trials of a hand-made study to its folder."""
+
+    def write(root, made, order_id="all"):
+        folder = StudyFolder.create(root, made.study, "", {})
+        trials = [replace(row, trial_id=f"{order_id}.{row.trial_id}") for row in made.trials]
+        folder.put_final(Final(order_id, "search", trials=trials, predictions=made.predictions))
+        return folder
+
+    return write
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def test_hostile_names_are_text_and_nothing_else(driver, pages):
     opened(driver, pages / "hostile.html")
     found = driver.execute_script(
         "return [document.images.length, document.scripts.length,"
-        " document.querySelectorAll('[onerror]').length, document.querySelector('h1').textContent, document.title.includes('owned\\'')]"
+        " document.querySelectorAll('[onerror]').length, document.querySelector('h1').textContent,"
+        " document.title.includes('owned\\'')]"
     )
     assert found[:3] == [0, 5, 0]
     assert found[3] == HOSTILE.format("told")
@@ -122,8 +123,8 @@ const page = light(getComputedStyle(document.body).backgroundColor);
 const ratio = (c) => { const l = light(c); return (Math.max(l, page) + 0.05) / (Math.min(l, page) + 0.05); };
 const texts = [...document.querySelectorAll('h1, h2, p, td, th, a, dt, dd, .chip, figcaption, h4')]
     .map((e) => ratio(getComputedStyle(e).color));
-const labels = [...document.querySelectorAll('.chart svg text')].map((e) => ratio(getComputedStyle(e).fill));
-const lines = [...document.querySelectorAll('.chart .role-mark.mark-line path, .chart .role-mark.mark-rule line')]
+const labels = [...document.querySelectorAll('.chart text')].map((e) => ratio(getComputedStyle(e).fill));
+const lines = [...document.querySelectorAll('.role-mark.mark-line path, .role-mark.mark-rule line')]
     .map((e) => getComputedStyle(e).stroke).filter((s) => s !== 'none').map(ratio);
 return [page, Math.min(...texts), Math.min(...labels), Math.min(...lines)];
 """

@@ -293,7 +293,7 @@ def test_the_queries_named_in_the_page_give_its_numbers(root, golden):
     assert all(f"mmdistill query STUDY @{name}<" in golden for name in found)
     titles = re.findall(r'data-chart="learning curves" data-panel="\d+"[^>]*: ([^"]+)"', golden)
     drawn = charts["learning curves"]["panels"][titles.index(arm)]
-    means = {row["epoch"]: row["mean"] for row in found["learning_curves"]}
+    means = {row["epoch"]: row["value"] for row in found["learning_curves"]}
     assert {row["x"]: row["mean"] for row in drawn if row["of"] == "arm"} == pytest.approx(means, rel=1e-4)
     drawn = charts["selection_shares"]["panels"][0]
     shares = {(row["epoch"], row["teacher"]): row["share"] for row in found["selection_shares"]}

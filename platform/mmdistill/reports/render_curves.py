@@ -124,6 +124,6 @@ def _closed(curves: Curves) -> str:
         return ""
     most, whose = max(found, key=lambda pair: pair[0].mean)
     return (
-        f"largest share closed of the gap from {whose.against} to the teacher: {share_text(most)} ({whose.arm}), "
-        "on validation, where alone teachers are scored"
+        f"largest share closed of the gap from {whose.against} to the teacher: {share_text(most)} "
+        f"({whose.arm}), on validation, where alone teachers are scored"
     )

@@ -145,7 +145,7 @@ def _last_share(band: Band | None) -> str:
 def calibration(readings: Readings) -> Section | None:
     """Return whether confidence can be believed, each arm beside its baseline; nothing for a regression."""
     kept = readings.predictions
-    if readings.basis != "test" or readings.study["task"] != "classification" or not kept.num_rows:
+    if readings.basis != "test" or readings.study["task"] != "classification" or not kept:
         return None
     there = set(pc.unique(kept["arm"]).to_pylist())
     bins = {
