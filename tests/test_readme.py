@@ -38,8 +38,8 @@ SMALL = [
     "search={trials = 2, startup = 2, top = 1, seeds = 1}",
     "confirm.pairs=2",
 ]
-READS_A_STUDY = {"status", "table", "query", "importance", "compare", "verify", "rebuild"}
-READS_NOTHING = {"datasets", "recipes", "losses", "doctor"}
+READS_A_STUDY = {"status", "table", "query", "importance", "compare", "report", "verify", "rebuild"}
+READS_NOTHING = {"schema", "datasets", "recipes", "losses", "doctor"}
 
 
 def block(language):

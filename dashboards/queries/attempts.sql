@@ -1,6 +1,6 @@
 -- Which orders were started more than once, and why? No row means that nothing was ever interrupted.
-SELECT order_id, count(*) AS attempts, count(*) FILTER (outcome = 'complete') AS complete, max(error) AS error
+SELECT study, order_id, count(*) AS attempts, count(*) FILTER (outcome = 'complete') AS complete, max(error) AS error
 FROM attempts
-GROUP BY order_id
+GROUP BY study, order_id
 HAVING count(*) > 1
-ORDER BY order_id
+ORDER BY study, order_id

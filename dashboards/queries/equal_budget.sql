@@ -1,8 +1,8 @@
 -- Did every arm get the same search? One row per arm and fold; equal `trials` mean yes, whatever became of them.
-SELECT arm, fold, count(*) AS trials, count(*) FILTER (status = 'complete') AS complete,
+SELECT study, arm, fold, count(*) AS trials, count(*) FILTER (status = 'complete') AS complete,
        count(*) FILTER (status = 'pruned') AS pruned,
        count(*) FILTER (status IN ('diverged', 'failed')) AS failed_or_diverged
 FROM trials
 WHERE phase = 'search'
-GROUP BY arm, fold
-ORDER BY arm, fold
+GROUP BY study, arm, fold
+ORDER BY study, arm, fold

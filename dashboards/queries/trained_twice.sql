@@ -1,6 +1,7 @@
 -- Was any teacher trained more than once for the same network, label rows, seed and fold? No row means no.
-SELECT name, seed, fold, stage_key, count(*) AS times
+SELECT study, name, seed, fold, stage_key, count(*) AS times
 FROM stages
 WHERE stage = 'teacher' AND NOT cache_hit
-GROUP BY name, seed, fold, stage_key
+GROUP BY study, name, seed, fold, stage_key
 HAVING count(*) > 1
+ORDER BY study, name, seed, fold

@@ -124,10 +124,15 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, time_limit_s: float)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         if not expired.is_set():
             raise explained(connection, error, sql) from None
-        rule = f"the query was stopped after {time_limit_s:g} s"
-        raise _refused(rule, "aggregate or filter earlier, or allow more with --limit") from None
+        raise too_slow(time_limit_s) from None
     finally:
         timer.cancel()
+
+
+def too_slow(time_limit_s: float) -> QueryError:
+    """Return the error of a query that took too long."""
+    rule = f"the query was stopped after {time_limit_s:g} s"
+    return _refused(rule, "aggregate or filter earlier, or allow more with --limit")
 
 
 def _bounded(reader: pa.RecordBatchReader) -> pa.Table:

@@ -1,7 +1,9 @@
 """SQL over the tables of one study, or of every study in a folder, while it runs too."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +14,8 @@ from mmdistill.reports.named import resolved
 from mmdistill.reports.sources import Source, load, sources
 
 TIME_LIMIT_S = 30.0
+# How long a query that was interrupted may take to end.
+GRACE_S = 2.0
 # Tables may be compacted anew while they are read, so often in a row hardly.
 _TRIES = 5
 
@@ -44,8 +48,28 @@ def query(path: Path, sql: str, *, time_limit_s: float = TIME_LIMIT_S) -> pa.Tab
 
 def query_sources(found: Sequence[Source], sql: str, *, time_limit_s: float = TIME_LIMIT_S) -> pa.Table:
     """Return the rows of one SELECT over the union of some studies; errors as in :func:`query`."""
-    with duckdb.connect(":memory:") as connection:
-        guard.lock(connection, load(connection, found))
-        guard.require_one_select(connection, sql)
-        connection.execute("BEGIN TRANSACTION READ ONLY")
-        return guard.answer(connection, sql, time_limit_s)
+    loaded, outcomes = threading.Event(), SimpleQueue[pa.Table | Exception]()
+
+    def work() -> None:
+        try:
+            with duckdb.connect(":memory:") as connection:
+                guard.lock(connection, load(connection, found))
+                guard.require_one_select(connection, sql)
+                connection.execute("BEGIN TRANSACTION READ ONLY")
+                loaded.set()
+                outcomes.put(guard.answer(connection, sql, time_limit_s))
+        except Exception as error:  # Raised where the query was asked.
+            outcomes.put(error)
+        finally:
+            loaded.set()
+
+    # DuckDB looks for an interrupt between rows: one huge value is left to itself, and ends with the process.
+    threading.Thread(target=work, daemon=True).start()
+    loaded.wait()
+    try:
+        outcome = outcomes.get(timeout=time_limit_s + GRACE_S)
+    except Empty:
+        raise guard.too_slow(time_limit_s) from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
