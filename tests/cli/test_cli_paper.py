@@ -79,7 +79,7 @@ def test_figure_asked_for_in_vain_is_one_line(call, finished, tmp_path):
         .lines[0]
         .startswith("mmdistill: --rows: no arm is called")
     )
-    assert not (finished / "report").exists()
+    assert not (finished / "report" / "figures").exists()
 
 
 def test_why_prints_runs_settings_and_the_command(call, finished):

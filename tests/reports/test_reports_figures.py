@@ -15,11 +15,11 @@ from mmdistill.records.rows import EpochRow, arrow_table
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.reports.figures.base import FIGURES, Sources
-from mmdistill.reports.figures.calibration import reliability
 from mmdistill.reports.figures.drawing import draw, kinds
 from mmdistill.reports.figures.over_epochs import bands
 from mmdistill.reports.figures.style import paper_style, shown, text_on
 from mmdistill.reports.readings import readings_of
+from mmdistill.reports.series import reliability
 from mmdistill.statistics import t_interval
 
 STORE = Path(__file__).parents[1] / "golden" / "store"
