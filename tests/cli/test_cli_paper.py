@@ -20,7 +20,7 @@ def hashes(folder):
 
 def test_table_prints_latex_and_html(call, finished):
     found = call("table", finished, "--format", "latex").out
-    assert found.startswith("% needs \\usepackage{booktabs}")
+    assert found.startswith("% needs \\usepackage{booktabs,graphicx}")
     assert "student\\_only & 2 & $" in found
     whole = call("table", finished, "--format", "latex", "--standalone").out
     assert whole.startswith("\\documentclass")
