@@ -58,10 +58,10 @@ def test_query_of_no_row_prints_the_header(call, finished):
     assert call("query", finished, "SELECT arm FROM trials WHERE false", "--json").json == []
 
 
-def test_a_bad_query_is_one_line(call, finished):
+def test_a_bad_query_is_one_line_below_its_place(call, finished):
     answer = call("query", finished, "SELECT phse FROM trials")
     assert answer.code == 2
-    assert len(answer.lines) == 1
+    assert len(answer.lines) == 3
     assert "did you mean phase?" in answer.err
 
 

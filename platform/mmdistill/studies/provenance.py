@@ -49,27 +49,7 @@ SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 
 def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     """Return the record of a study that begins now."""
-    file, runs = study.file, planned(study)
-    arms = [
-        {
-            "name": arm.name,
-            "recipe": arm.recipe,
-            "dimensions": len(arm.space),
-            "digest": arm.digest,
-            "note": arm.note,
-            "baseline": arm.baseline,
-            "frozen": arm.frozen,
-            "base": arm.base,
-            "change": arm.change,
-            "folds": arm.run.data.folds.scheme,
-            "tuning": arm.run.data.folds.tuning,
-            "planned": runs[arm.name].runs,
-            **place_in_lattice(arm),
-            "prices": file.prices,
-            "price_unit": file.price_unit,
-        }
-        for arm in study.arms
-    ]
+    file = study.file
     commit, dirty = _git()
     return StudyRow(
         name=file.name,
@@ -81,7 +61,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         reference=file.reference,
         margin=file.margin,
         contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
-        arms_json=json.dumps(arms),
+        arms_json=json.dumps(_arms(study)),
         trials=file.search.trials,
         tuning=_tuning(study),
         pairs=file.confirm.pairs * max(arm.run.data.fold_count for arm in study.arms),
@@ -102,6 +82,31 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         cpu_count=os.cpu_count() or 1,
         threads=1,
     )
+
+
+def _arms(study: Study) -> list[dict[str, Any]]:
+    """Return what is declared of every arm, see the column ``arms_json``."""
+    runs = planned(study)
+    return [
+        {
+            "name": arm.name,
+            "recipe": arm.recipe,
+            "dimensions": len(arm.space),
+            "digest": arm.digest,
+            "note": arm.note,
+            "baseline": arm.baseline,
+            "frozen": arm.frozen,
+            "base": arm.base,
+            "change": arm.change,
+            "folds": arm.run.data.folds.scheme,
+            "tuning": arm.run.data.folds.tuning,
+            "planned": runs[arm.name].runs,
+            **place_in_lattice(arm),
+            "prices": study.file.prices,
+            "price_unit": study.file.price_unit,
+        }
+        for arm in study.arms
+    ]
 
 
 def hardware() -> dict[str, Any]:
