@@ -15,11 +15,11 @@ from mmdistill.records.rows import EpochRow, arrow_table
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.reports.figures.base import FIGURES, Sources
-from mmdistill.reports.figures.calibration import reliability
 from mmdistill.reports.figures.drawing import draw, kinds
 from mmdistill.reports.figures.over_epochs import bands
 from mmdistill.reports.figures.style import paper_style, shown, text_on
 from mmdistill.reports.readings import readings_of
+from mmdistill.reports.series import reliability
 from mmdistill.statistics import t_interval
 
 STORE = Path(__file__).parents[1] / "golden" / "store"
@@ -95,7 +95,7 @@ def test_names_are_drawn_as_they_are(new_study, tmp_path):
     (label,) = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert label.startswith(r"$\frac{a_1 中")
     assert "…" in label
-    assert draw(Sources(study.tables()), tmp_path, ["forest", "calibration"]).files
+    assert draw(Sources(study.tables()), tmp_path, ["forest"]).files
 
 
 def test_the_forest_shows_the_intervals_and_verdicts_of_the_table(made):
