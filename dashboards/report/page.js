@@ -10,8 +10,11 @@
   // Panels below one another share their left edge, so that their scales are in line.
   const ruler = document.createElement("canvas").getContext("2d");
   ruler.font = `12px ${theme.font}`;
-  const widest = (chart) =>
-    chart.panels.length < 2 ? 0 : Math.max(0, ...chart.panels.flat().map((row) => ruler.measureText(row.row ?? "").width));
+  const widest = (chart) => {
+    if (chart.panels.length < 2) return 0;
+    chart.names ??= [...new Set(chart.panels.flat().map((row) => row.row ?? ""))];
+    return Math.max(0, ...chart.names.map((name) => ruler.measureText(name).width));
+  };
 
   async function draw(place, chart, panel) {
     const width = place.clientWidth;
@@ -28,12 +31,19 @@
     place.dataset.drawn = "yes";
   }
 
-  function drawAll() {
+  // One after another, with room between them, so that the page can be read meanwhile.
+  let current = 0;
+  async function drawAll() {
+    const mine = ++current;
     for (const place of document.querySelectorAll(".chart")) {
-      draw(place, charts[place.dataset.chart], Number(place.dataset.panel)).catch((error) => {
+      try {
+        await draw(place, charts[place.dataset.chart], Number(place.dataset.panel));
+      } catch (error) {
         console.error(`chart ${place.dataset.chart}`, error);
         place.textContent = "This chart could not be drawn; its numbers are in the table.";
-      });
+      }
+      await new Promise((resume) => { setTimeout(resume); });
+      if (mine !== current) return;
     }
   }
 

@@ -257,6 +257,15 @@ def curve_rows(run, name, values):
     ]
 
 
+def large_search(arm, weight):
+    """Return a search of 40 trials in which one hyperparameter decides."""
+    space = {weight: Range(low=0.0, high=1.0), "learning_rate": Range(low=0.001, high=0.1, log=True)}
+    rng = np.random.default_rng(5)
+    points = [(w, float(np.exp(rng.uniform(-6.9, -2.31)))) for w in rng.uniform(0, 1, 40).tolist()]
+    trials = [(dict(zip(space, point, strict=True)), (point[0] - 0.3) ** 2) for point in points]
+    return Search(arm, space, trials, "random", 8, 1)
+
+
 @dataclass
 class ToldStudy:
     """Tables that answer every question the page asks, with names of one's choice."""
@@ -307,18 +316,9 @@ def told(rename=lambda name: name):
         if run.arm == both:
             for teacher, share in ((rename("sound"), 0.75), (rename("noise"), 0.25)):
                 epochs += curve_rows(run, f"selection/{teacher}", [share] * 9)
-    space = {
-        rename("weight"): Range(low=0.0, high=1.0),
-        "learning_rate": Range(low=0.001, high=0.1, log=True),
-    }
-    rng = np.random.default_rng(5)
-    points = [
-        (w, float(np.exp(rng.uniform(np.log(0.001), np.log(0.1))))) for w in rng.uniform(0, 1, 40).tolist()
-    ]
-    trials = [(dict(zip(space, point, strict=True)), (point[0] - 0.3) ** 2) for point in points]
     tables = made.tables() | {"epochs": arrow_table(EpochRow, epochs)}
     names = {"base": base, "audio": audio, "decoy": decoy, "both": both}
-    return ToldStudy(names, tables, Search(both, space, trials, "random", 8, 1))
+    return ToldStudy(names, tables, large_search(both, rename("weight")))
 
 
 @pytest.fixture(scope="session")

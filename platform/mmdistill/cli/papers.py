@@ -37,8 +37,8 @@ def table(
 ) -> int:
     """Print the verdicts and the ablation table of a study.
 
-    LaTeX needs the packages booktabs and graphicx. Bold is a mean that stands above every other one by seeds
-    x test units, underlined the second.
+    LaTeX needs the packages booktabs and graphicx. Bold is a mean that stands above every other one by
+    seeds x test units, underlined the second.
     """
     from mmdistill.cli.table import show_table
 

@@ -57,7 +57,10 @@ def page(answers: Answers, searches: Callable[[], Sequence[Search]] = list) -> s
 
 def _html(ablation: Ablation, found: Sequence[Section]) -> str:
     environment = Environment(
-        loader=FileSystemLoader(dashboard("report")), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(dashboard("report")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters |= {"typeset": _typeset, "unbroken": _unbroken, "marked": _marked}
     style, scripts = _source("style.css"), [*map(_vendored, _VENDORED), _source("page.js")]
