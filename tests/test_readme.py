@@ -38,7 +38,7 @@ SMALL = [
     "search={trials = 2, startup = 2, top = 1, seeds = 1}",
     "confirm.pairs=2",
 ]
-READS_A_STUDY = {"status", "table", "query", "importance", "compare", "verify", "rebuild"}
+READS_A_STUDY = {"status", "table", "query", "importance", "compare", "report", "verify", "rebuild"}
 READS_NOTHING = {"schema", "datasets", "recipes", "losses", "doctor"}
 
 

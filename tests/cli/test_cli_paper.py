@@ -4,13 +4,10 @@ import hashlib
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
 from mmdistill.records.sealed import seal, unseal
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "store"
 
 
 def hashes(folder):
@@ -23,7 +20,7 @@ def hashes(folder):
 
 def test_table_prints_latex_and_html(call, finished):
     found = call("table", finished, "--format", "latex").out
-    assert found.startswith("% needs \\usepackage{booktabs}")
+    assert found.startswith("% needs \\usepackage{booktabs,graphicx}")
     assert "student\\_only & 2 & $" in found
     whole = call("table", finished, "--format", "latex", "--standalone").out
     assert whole.startswith("\\documentclass")
@@ -82,7 +79,7 @@ def test_figure_asked_for_in_vain_is_one_line(call, finished, tmp_path):
         .lines[0]
         .startswith("mmdistill: --rows: no arm is called")
     )
-    assert not (finished / "report").exists()
+    assert not (finished / "report" / "figures").exists()
 
 
 def test_why_prints_runs_settings_and_the_command(call, finished):
@@ -140,18 +137,26 @@ def test_rerun_notices_a_record_that_is_not_so(call, finished, tmp_path):
     assert call("rerun", copy, run["trial_id"], "--tolerance", "0.6").code == 0
 
 
-def test_rerun_elsewhere_says_so_and_has_a_tolerance(call):
-    before = hashes(GOLDEN)
-    asked = (
-        "SELECT trial_id FROM trials WHERE phase = 'search' AND arm = 'student_only' ORDER BY number LIMIT 2"
-    )
-    runs = [row["trial_id"] for row in call("query", GOLDEN, asked, "--json").json]
-    found = call("rerun", GOLDEN, *runs)
+def test_rerun_elsewhere_says_so_and_has_a_tolerance(call, finished, tmp_path):
+    copy = tmp_path / "study"
+    shutil.copytree(finished, copy)
+    asked = "SELECT trial_id, order_id FROM trials WHERE phase = 'search' AND arm = 'student_only'"
+    runs = call("query", copy, asked, "--json").json
+    for order_id in {run["order_id"] for run in runs}:
+        path = copy / "finals" / f"{order_id}.json"
+        body = unseal(path, path.read_bytes())
+        for trial in body["trials"]:
+            trial |= {"host": "elsewhere", "epoch": 7}
+            trial["metrics"]["accuracy"] += 0.01
+        path.write_bytes(seal(body))
+    before = hashes(copy)
+    found = call("rerun", copy, *(run["trial_id"] for run in runs))
     assert found.code == 0
     assert found.out.count("same within 0.05") == 2
-    assert "Not as recorded: host was golden, is " in found.out
+    assert found.out.count("largest difference 0.01 (metrics.accuracy)") == 2
+    assert "Not as recorded: host was elsewhere, is " in found.out
     assert "No test row was read, nothing was written." in found.out
-    assert hashes(GOLDEN) == before
+    assert hashes(copy) == before
 
 
 def test_rerun_names_every_unknown_run_and_what_lists_them(call, finished):

@@ -20,6 +20,8 @@ from mmdistill.records.rows import (
     arrow_table,
 )
 from mmdistill.records.study import StudyFolder
+from mmdistill.reports.importance import Search
+from mmdistill.settings import Range
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -248,3 +250,80 @@ def rows_of():
         return [dict(zip(header, cells, strict=True)) for cells in rest[: lines[start:].index("") - 2]]
 
     return read
+
+
+def curve_rows(run, name, values):
+    return [
+        EpochRow(trial_id=run.trial_id, arm=run.arm, phase=run.phase, epoch=e, name=name, value=v)
+        for e, v in enumerate(values)
+    ]
+
+
+def large_search(arm, weight):
+    """Return a search of 40 trials in which one hyperparameter decides."""
+    space = {weight: Range(low=0.0, high=1.0), "learning_rate": Range(low=0.001, high=0.1, log=True)}
+    rng = np.random.default_rng(5)
+    points = [(w, float(np.exp(rng.uniform(-6.9, -2.31)))) for w in rng.uniform(0, 1, 40).tolist()]
+    trials = [(dict(zip(space, point, strict=True)), (point[0] - 0.3) ** 2) for point in points]
+    return Search(arm, space, trials, "random", 8, 1)
+
+
+@dataclass
+class ToldStudy:
+    """Tables that answer every question the page asks, with names of one's choice."""
+
+    names: dict
+    tables: dict
+    search: Search
+
+
+def told(rename=lambda name: name):
+    """Return a study with a lattice of two modalities, a label axis, curves, selection and a large search."""
+    alone = {rename(f"alone@{share}"): share for share in (0.2, 0.5, 1.0)}
+    base, audio, decoy, both = (rename(name) for name in ("student_only", "audio", "decoy", "both"))
+    alone = {base: 0.1} | alone
+    taught = {both: [rename("sound"), rename("noise")], audio: [rename("sound")], decoy: [rename("noise")]}
+    arms = [{"name": arm, "recipe": "student_only"} for arm in alone]
+    arms += [
+        {"name": arm, "privileged": parts, "alike": {"privileged": "x", "teachers": arm}, "baseline": base}
+        | ({} if arm == both else {"base": both, "change": f"without {other}"})
+        for (arm, parts), other in zip(taught.items(), ("", "noise", "sound"), strict=True)
+    ]
+    arms[-3] |= {"prices": {rename("sound"): 2.0}, "price_unit": "minutes"}
+    contrasts = [(f"Does {both} help?", both, base), (f"Does {decoy} harm?", decoy, base)]
+    made = MadeStudy(
+        study_row(
+            arms,
+            contrasts=contrasts,
+            name=rename("told"),
+            dataset=rename("a set"),
+            baseline=base,
+            reference=audio,
+        )
+    )
+    accuracy = dict(zip(alone, (0.5, 0.56, 0.66, 0.75), strict=True)) | {both: 0.68, audio: 0.7, decoy: 0.3}
+    made.fill(accuracy, rows=200)
+    for arm in accuracy:
+        made.add_search(arm, np.random.default_rng(len(arm)).uniform(0.5, 0.9, 40).tolist())
+    shares = alone | dict.fromkeys(taught, 0.2)
+    made.trials = [
+        replace(run, config_json=json.dumps({"data": {"label_fraction": shares[run.arm]}}))
+        for run in made.trials
+    ]
+    epochs = []
+    for number, run in enumerate(run for run in made.trials if run.phase == "confirm"):
+        epochs += curve_rows(
+            run, "validation/log_loss", [1.4 - 0.1 * e + 0.01 * (number % 8) for e in range(9)]
+        )
+        if run.arm == both:
+            for teacher, share in ((rename("sound"), 0.75), (rename("noise"), 0.25)):
+                epochs += curve_rows(run, f"selection/{teacher}", [share] * 9)
+    tables = made.tables() | {"epochs": arrow_table(EpochRow, epochs)}
+    names = {"base": base, "audio": audio, "decoy": decoy, "both": both}
+    return ToldStudy(names, tables, large_search(both, rename("weight")))
+
+
+@pytest.fixture(scope="session")
+def telling():
+    """Return ``telling(rename)``: a :class:`ToldStudy` whose names went through a function."""
+    return told

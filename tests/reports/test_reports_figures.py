@@ -15,11 +15,11 @@ from mmdistill.records.rows import EpochRow, arrow_table
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.reports.figures.base import FIGURES, Sources
-from mmdistill.reports.figures.calibration import reliability
 from mmdistill.reports.figures.drawing import draw, kinds
 from mmdistill.reports.figures.over_epochs import bands
 from mmdistill.reports.figures.style import paper_style, shown, text_on
 from mmdistill.reports.readings import readings_of
+from mmdistill.reports.series import reliability
 from mmdistill.statistics import t_interval
 
 STORE = Path(__file__).parents[1] / "golden" / "store"
@@ -65,6 +65,17 @@ def test_the_golden_store_fills_what_it_can_and_says_why_not_the_rest(golden, tm
             assert content.startswith(b"\x89PNG")
 
 
+def test_a_study_that_has_only_searched_shows_its_budget_and_one_that_has_not_begun_nothing(
+    new_study, tmp_path
+):
+    study = new_study(["student_only", "hinton"])
+    assert draw(Sources(study.tables()), tmp_path).files == ()
+    study.add_search("student_only", [0.9, 0.7, 0.8])
+    found = draw(Sources(study.tables()), tmp_path)
+    assert {file.stem for file in found.files} == {"budget"}
+    assert found.skipped["forest"] == "no two arms share a finished pair yet; go on with `mmdistill run`"
+
+
 def test_the_same_study_gives_the_same_files(golden, tmp_path):
     first, second = (draw(golden, tmp_path / name, ["forest"]) for name in "ab")
     assert [f.read_bytes() for f in first.files] == [f.read_bytes() for f in second.files]
@@ -95,7 +106,7 @@ def test_names_are_drawn_as_they_are(new_study, tmp_path):
     (label,) = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert label.startswith(r"$\frac{a_1 中")
     assert "…" in label
-    assert draw(Sources(study.tables()), tmp_path, ["forest", "calibration"]).files
+    assert draw(Sources(study.tables()), tmp_path, ["forest"]).files
 
 
 def test_the_forest_shows_the_intervals_and_verdicts_of_the_table(made):

@@ -124,6 +124,8 @@ def test_the_table_compiles(best, tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", file.name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
+    # Every column there is, and still no wider than the page.
+    assert b"Overfull" not in done.stdout
     assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
 
 

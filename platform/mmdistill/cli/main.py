@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 import mmdistill
-from mmdistill.cli.papers import figure, rerun, table, why
+from mmdistill.cli.papers import figure, report, rerun, table, why
 from mmdistill.cli.parameters import AsJson, Study
 from mmdistill.errors import InputError, MmdistillError
 from mmdistill.redaction import redacted
@@ -29,7 +29,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _paper in (table, figure, why, rerun):
+for _paper in (table, figure, report, why, rerun):
     app.command(_paper)
 
 

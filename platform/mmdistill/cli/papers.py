@@ -37,8 +37,8 @@ def table(
 ) -> int:
     """Print the verdicts and the ablation table of a study.
 
-    LaTeX needs the package booktabs. Bold is a mean that stands above every other one by seeds x test units,
-    underlined the second.
+    LaTeX needs the packages booktabs and graphicx. Bold is a mean that stands above every other one by
+    seeds x test units, underlined the second.
     """
     from mmdistill.cli.table import show_table
 
@@ -90,6 +90,24 @@ def figure(
     from mmdistill.cli.figure import show_figures
 
     return show_figures(study, kinds, output=output, rows=rows, curves=curve, beside=beside, as_json=as_json)
+
+
+def report(
+    study: Study,
+    /,
+    *,
+    output: Annotated[
+        Path | None, Parameter(help="The file; report/index.html in the study by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Write a study as one HTML file: verdict, forest plot, table and charts; print its path.
+
+    It opens from disk and offline, on a phone and in print, and asks no network for anything.
+    """
+    from mmdistill.cli.report import show_report
+
+    return show_report(study, output, as_json=as_json)
 
 
 def why(

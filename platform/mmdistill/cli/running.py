@@ -12,6 +12,7 @@ from mmdistill.cli.folders import cache_folder, study_folder
 from mmdistill.cli.printing import command_line, print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
+from mmdistill.cli.report import write_readables
 from mmdistill.cluster.joining import LOCAL, checked_address
 from mmdistill.cluster.progress import Listener
 from mmdistill.cluster.proposals import propose
@@ -20,11 +21,10 @@ from mmdistill.pipeline.prices import Bill, bill, device_kind, recorded_prices
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact, latest
-from mmdistill.reports.ablation import summarise_readings
+from mmdistill.reports.answers import answers_of
 from mmdistill.reports.query import query
-from mmdistill.reports.readings import readings_of
 from mmdistill.reports.render import as_json as ablation_json
-from mmdistill.reports.render_curves import curves_of, with_curves
+from mmdistill.reports.render_curves import with_curves
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.provenance import study_row
 from mmdistill.studies.session import Session, why_failed
@@ -197,21 +197,20 @@ def _price(root: Path) -> _Price | None:
 
 
 def _print(root: Path, failed: Mapping[str, str], *, as_json: bool) -> None:
-    tables = latest(StudyFolder.open(root))
-    readings, price = readings_of(tables), _price(root)
-    ablation = summarise_readings(readings)
+    answers, price = answers_of(latest(StudyFolder.open(root))), _price(root)
+    written = write_readables(root, answers)
     if failed:
         _say_failures(failed)
     if as_json:
-        paths = {"study": root, "tables": root / "compact", "tensorboard": root / "tensorboard"}
-        table = json.loads(ablation_json(ablation))
+        paths = {"study": root, "tables": root / "compact", "tensorboard": root / "tensorboard", **written}
+        table = json.loads(ablation_json(answers.ablation))
         print_json({"table": table, "price": price, "failed_orders": dict(failed), "paths": paths})
         return
-    print(with_curves(ablation, curves_of(readings, tables)))
+    print(with_curves(answers.ablation, answers.curves))
     if price is not None:
         median, most, arm = price
         print(f"One training costs a median of {median:.2f} and at most {most:.2f} CPU-s ({arm}).\n")
-    _print_paths(_paths(root))
+    _print_paths([*((name, str(path)) for name, path in written.items()), *_paths(root)])
 
 
 def _paths(root: Path) -> list[tuple[str, str]]:

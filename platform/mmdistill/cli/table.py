@@ -22,7 +22,7 @@ from mmdistill.reports.standing import Standing, standing
 
 Layout = Literal["markdown", "latex", "html", "csv", "json"]
 # What fits into the text width of a paper.
-_PAPER = ["n", "score", "minus_baseline", "verdict"]
+PAPER_COLUMNS = ["n", "score", "minus_baseline", "verdict"]
 
 
 def show_table(
@@ -121,5 +121,7 @@ def _print_some(
     else:
         marks = Standing(None, None) if readings.is_beside else standing(readings, names)
         render = latex if layout == "latex" else web
-        text = render(ablation, arms, columns or (_PAPER if layout == "latex" else usual(ablation)), marks)
+        text = render(
+            ablation, arms, columns or (PAPER_COLUMNS if layout == "latex" else usual(ablation)), marks
+        )
         print(STANDALONE % text if standalone else text, end="")

@@ -38,7 +38,7 @@ ANSWERS: dict[Method, str] = {
 }
 # A thousand trials take fANOVA more than a minute; its shares are steady long before.
 FANOVA_TRIALS = 256
-_PER_DIMENSION = 10
+PER_DIMENSION = 10
 _SPACE_FILLING = ("random", "qmc", "halton")
 
 
@@ -157,7 +157,7 @@ def _no_answer(search: Search) -> str | None:
 
 def _cautions(search: Search, method: Method, used: int) -> list[str]:
     found, dimensions = [], len(search.space)
-    if used < _PER_DIMENSION * dimensions:
+    if used < PER_DIMENSION * dimensions:
         found.append(f"{used} trials for {dimensions} hyperparameters are few: the order may be chance")
     if used < len(search.trials):
         found.append(f"the first {used} of {len(search.trials)} trials were used, to end in time")

@@ -12,7 +12,7 @@ from mmdistill.reports.standing import Standing
 
 STANDALONE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \usepackage[a4paper,margin=20mm]{geometry}
 \begin{document}
 %s\end{document}
@@ -53,7 +53,7 @@ _ACCENTS = {
 
 
 def latex(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str], marks: Standing) -> str:
-    """Return a table environment; its preamble needs ``booktabs`` alone.
+    """Return a table environment; its preamble needs ``booktabs`` and ``graphicx``.
 
     Args:
         ablation: of the study.
@@ -73,12 +73,14 @@ def latex(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str]
     notes = " ".join(f"{escaped(note)}." for note in paper_notes(ablation, columns, marks))
     return "\n".join(
         [
-            "% needs \\usepackage{booktabs}",
+            "% needs \\usepackage{booktabs,graphicx}",
             r"\begin{table}[htbp]",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{escaped(caption(ablation))}}}",
             rf"\label{{tab:{_label(ablation.study)}}}",
-            body.rstrip("\n"),
+            # Shrunk only where it is wider than the line.
+            rf"\sbox0{{%{chr(10)}{body.rstrip()}}}%",
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
             "",
             r"\vspace{1ex}",
             rf"\parbox{{\linewidth}}{{\scriptsize\raggedright {notes}}}",

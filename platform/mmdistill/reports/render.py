@@ -76,21 +76,23 @@ def grid(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str])
 
 
 def _changes(ablation: Ablation) -> str:
-    """Return what each change does to its base, re-tuned and frozen side by side; nothing without changes."""
+    header, lines = change_lines(ablation)
+    return _table(header, lines, left={0, 1, 4, len(header) - 1}) if lines else ""
+
+
+def change_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: what each change does to its base, re-tuned and frozen side by side."""
     changed: dict[str, dict[bool, ArmSummary]] = {}
     for arm in ablation.arms:
         if arm.against_base:
             readings = changed.setdefault(arm.declared.reading_of, {})
             readings[arm.declared.frozen is not None] = arm
-    if not changed:
-        return ""
     header = ["change", "of", "n", f"re-tuned minus base {brackets(ablation)}", "verdict"]
     has_frozen = any(True in found for found in changed.values())
     header += ["frozen minus base", "frozen verdict"] if has_frozen else []
     rows = [_change(found)[: len(header)] for found in changed.values()]
     changes, bases = shortened([row[0] for row in rows], 40), shortened([row[1] for row in rows])
-    lines = [[changes[change], bases[base], *row] for change, base, *row in rows]
-    return _table(header, lines, left={0, 1, 4, len(header) - 1})
+    return header, [[changes[change], bases[base], *row] for change, base, *row in rows]
 
 
 def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
@@ -109,6 +111,12 @@ def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
 
 
 def _budgets(ablation: Ablation) -> str:
+    header, lines = budget_lines(ablation)
+    return _table(header, lines, left={0, len(header) - 1})
+
+
+def budget_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: what came of each arm's search."""
     points = sorted({n for arm in ablation.arms for n, _ in arm.budget.best_of})
     header = ["search", *(f"best of {n}" for n in points), "improving at the end"]
     header += ["pruned", "diverged", "failed", "notes"]
@@ -121,7 +129,7 @@ def _budgets(ablation: Ablation) -> str:
         counts = [str(budget.pruned), str(budget.diverged), str(budget.failed)]
         losses = [number(best.get(n)).text for n in points]
         lines.append([names[arm.name], *losses, improving, *counts, "; ".join(arm.notes) or NOTHING])
-    return _table(header, lines, left={0, len(header) - 1})
+    return header, lines
 
 
 _TESTS = {

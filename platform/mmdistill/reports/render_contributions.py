@@ -11,6 +11,12 @@ from mmdistill.reports.harm import HarmSet, Slice
 from mmdistill.reports.prices import Measure, Price, PriceList
 from mmdistill.statistics import Verdict
 
+HARM_NOTE = (
+    "Harm set: rows that are right without a teacher and wrong with it in at least 80 % of the pairs "
+    "(to right: the other way round; in regression: the absolute error grew, fell); classes and "
+    "groups whose mean error grew or fell in as many. By chance: expected in each direction if the "
+    "names of the two arms were drawn at random in every pair"
+)
 # Three differences with their verdicts leave so much of a line.
 _WIDEST_NAME, _WIDEST_REASON = 19, 40
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
@@ -40,13 +46,16 @@ def contribution_sentences(ablation: Ablation) -> list[str]:
 
 def contribution_sections(ablation: Ablation) -> list[Section]:
     """Return the tables of each lattice, then one of the harm sets of their arms; none without a lattice."""
-    found: list[Section] = []
-    for lattice in ablation.lattices:
-        found += [_parts(lattice), _interactions(lattice)]
-        found += [_prices(lattice.prices)] if lattice.prices and lattice.prices.prices else []
+    found = [table for lattice in ablation.lattices for table in lattice_tables(lattice)]
     arms = {cell.arm for lattice in ablation.lattices for cell in lattice.cells}
     sets = [one for one in ablation.harm if one.arm in arms]
-    return [*found, _harm(sets)] if sets else found
+    return [*found, harm_table(sets)] if sets else found
+
+
+def lattice_tables(lattice: Lattice) -> list[Section]:
+    """Return what its parts contribute, alone, in company and together, and for what price, if stated."""
+    found = [_parts(lattice), _interactions(lattice)]
+    return [*found, _prices(lattice.prices)] if lattice.prices and lattice.prices.prices else found
 
 
 def _parts(lattice: Lattice) -> Section:
@@ -110,7 +119,8 @@ def _per_cost(price: Price) -> str:
     return " ".join([f"{price.seeds.mean:+.2g}", *(text.replace("nan, nan", NOTHING) for text in brackets)])
 
 
-def _harm(sets: Sequence[HarmSet]) -> Section:
+def harm_table(sets: Sequence[HarmSet]) -> Section:
+    """Return how many rows, classes and groups turned, one line per harm set."""
     header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of rows"]
     header += ["classes worse, better (by chance)"] if any(one.classes for one in sets) else []
     header += ["groups worse, better (by chance)"] if any(one.groups for one in sets) else []
@@ -151,10 +161,5 @@ def contribution_notes(ablation: Ablation) -> list[str]:
     if any(lattice.prices and lattice.prices.prices for lattice in ablation.lattices):
         notes.append("Prices are as stated in the study file; the best gain per cost stands first")
     if ablation.harm:
-        notes.append(
-            "Harm set: rows that are right without a teacher and wrong with it in at least 80 % of the pairs "
-            "(to right: the other way round; in regression: the absolute error grew, fell); classes and "
-            "groups whose mean error grew or fell in as many. By chance: expected in each direction if the "
-            "names of the two arms were drawn at random in every pair"
-        )
+        notes.append(HARM_NOTE)
     return notes

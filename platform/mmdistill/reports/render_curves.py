@@ -65,7 +65,7 @@ def _worths(curve: LabelCurve, shares: Mapping[str, Interval | None]) -> list[li
             score(worth.score).text,
             worth_text(worth),
             _times(worth),
-            _share(shares.get(worth.arm)),
+            share_text(shares.get(worth.arm)),
         ]
         for worth in curve.worths
     ]
@@ -89,7 +89,8 @@ def _times(worth: Worth) -> str:
     return f"{_SIGNS[worth.side]}{worth.equal / worth.fraction:.1f}"
 
 
-def _share(share: Interval | None) -> str:
+def share_text(share: Interval | None) -> str:
+    """Return a share of the gap with its interval; ``-`` where there is none."""
     return NOTHING if share is None else f"{share.mean:z.2f} [{share.low:z.2f}, {share.high:z.2f}]"
 
 
@@ -123,6 +124,6 @@ def _closed(curves: Curves) -> str:
         return ""
     most, whose = max(found, key=lambda pair: pair[0].mean)
     return (
-        f"largest share closed of the gap from {whose.against} to the teacher: {_share(most)} ({whose.arm}), "
-        "on validation, where alone teachers are scored"
+        f"largest share closed of the gap from {whose.against} to the teacher: {share_text(most)} "
+        f"({whose.arm}), on validation, where alone teachers are scored"
     )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mmdistill.registry import Registry
 from mmdistill.reports.ablation import Ablation, ArmSummary, summarise_readings
 from mmdistill.reports.readings import Readings, readings_of
+from mmdistill.reports.series import confirmed
 
 
 class NothingToDrawError(Exception):
@@ -60,16 +61,8 @@ class Sources:
 
     def confirmed(self) -> dict[str, dict[str, Mapping[str, Any]]]:
         """Return the complete confirmation runs by arm, in order, and by trial."""
-        found: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for arm in self.arms:
-            runs = [
-                run
-                for run in self.readings.trials.get(arm.name, ())
-                if (run["phase"], run["status"]) == ("confirm", "complete")
-            ]
-            if runs:
-                found[arm.name] = {run["trial_id"]: run for run in runs}
-        return found
+        found = confirmed(self.readings)
+        return {arm.name: found[arm.name] for arm in self.arms if arm.name in found}
 
 
 Draw = Callable[[Sources], Mapping[str, Figure]]

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
@@ -11,9 +9,7 @@ from matplotlib.figure import Figure
 
 from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
 from mmdistill.reports.figures.style import COLOURS, GREY, panels, shown
-
-Array = npt.NDArray[np.float64]
-BINS = 10
+from mmdistill.reports.series import confidence, reliability
 
 
 @FIGURES.register("calibration")
@@ -39,33 +35,11 @@ def calibration(sources: Sources) -> Mapping[str, Figure]:
 def _panel(axes: Axes, predictions: pa.Table) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--")
     curves = [
-        reliability(*_sure_and_right(predictions.filter(pc.equal(predictions["trial_id"], trial))))
+        reliability(*confidence(predictions.filter(pc.equal(predictions["trial_id"], trial))))
         for trial in pc.unique(predictions["trial_id"]).to_pylist()
     ]
     for confidence_B, accuracy_B in curves:
         axes.plot(confidence_B, accuracy_B, color=COLOURS[0], alpha=0.25, linewidth=0.6)
-    confidence_B, accuracy_B = reliability(*_sure_and_right(predictions))
+    confidence_B, accuracy_B = reliability(*confidence(predictions))
     axes.plot(confidence_B, accuracy_B, "o-", color=COLOURS[0], markersize=2.5)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-
-
-def _sure_and_right(predictions: pa.Table) -> tuple[Array, Array]:
-    probability_NC = pc.list_flatten(predictions["outputs"]).to_numpy().reshape(predictions.num_rows, -1)
-    right_N = probability_NC.argmax(axis=1) == predictions["label"].to_numpy()
-    return probability_NC.max(axis=1), right_N.astype(np.float64)
-
-
-def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> tuple[Array, Array]:
-    """Return mean confidence and accuracy of rows sorted by confidence and cut into bins of equal size.
-
-    Args:
-        confidence_N: probability of the predicted class, 0 to 1.
-        right_N: 1 where it is the label, else 0.
-        bins: how many; fewer where there are fewer rows.
-    """
-    order_N = np.argsort(confidence_N, kind="stable")
-    parts = np.array_split(order_N, min(bins, len(order_N)))
-    return (
-        np.array([confidence_N[part].mean() for part in parts]),
-        np.array([right_N[part].mean() for part in parts]),
-    )

@@ -41,14 +41,14 @@ def similarity(sources: Sources) -> Mapping[str, Figure]:
 def _figure(arm: str, lines: pa.Table, run: tuple[int, int]) -> Figure:
     found = {name: lines.filter(pc.equal(lines["matrix"], name)).sort_by("place") for name in _ORDER}
     found = {name: table for name, table in found.items() if table.num_rows}
-    figure = new_figure(PAGE * len(found) / 3, 2.6)
+    figure = new_figure(PAGE * len(found) / 3, 2.2)
     for axes, (name, table) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
         values_BB = np.array(table["values"].to_pylist())
         limits: dict[str, Any] = {"vmin": 0} if name == "plan" else {"vmin": -1, "vmax": 1}
         image = axes.imshow(values_BB, cmap="magma_r" if name == "plan" else MAP, **limits)
         _classes(axes, table["label"].to_pylist(), on_dark=name != "plan")
         axes.set_title(_TITLES[name])
-        bar = figure.colorbar(image, ax=axes, shrink=0.75)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8)
         bar.set_label("share of the line's mass" if name == "plan" else "cosine similarity")
         bar.outline.set_linewidth(0.4)
     figure.supxlabel(

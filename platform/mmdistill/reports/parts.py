@@ -1,0 +1,124 @@
+"""The sections of the page on single teachers and modalities, and on what an arm does to single rows."""
+
+from mmdistill.reports.ablation import Ablation
+from mmdistill.reports.charts import Chart, chart
+from mmdistill.reports.contributions import Lattice, Part
+from mmdistill.reports.render_contributions import HARM_NOTE, contribution_notes, harm_table, lattice_tables
+from mmdistill.reports.sections import Section, Verdict, grid_of, interval_row, span, tone
+
+_MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
+_KINDS = {"privileged": "modality", "teachers": "teacher"}
+
+
+def named(ablation: Ablation) -> list[Verdict]:
+    """Return the teachers and modalities that were found to help, to harm or to be useless."""
+    several = len(ablation.lattices) > 1
+    return [
+        _finding(part, text, lattice, several=several)
+        for lattice in ablation.lattices
+        for part, text in _told(lattice)
+        if _is_named(part, lattice)
+    ]
+
+
+def _told(lattice: Lattice) -> list[tuple[Part, str]]:
+    """Return the parts that were judged, each with its sentence."""
+    judged = [part for part in lattice.parts if any(_verdicts(part))]
+    return list(zip(judged, lattice.sentences, strict=True))
+
+
+def _is_named(part: Part, lattice: Lattice) -> bool:
+    # A frozen reading is biased towards the arm whose settings it takes: it is no headline.
+    return lattice.frozen is None and _word(part) != "undecided"
+
+
+def _finding(part: Part, text: str, lattice: Lattice, *, several: bool) -> Verdict:
+    said, _, numbers = text.removeprefix(part.name).partition(": ")
+    where = f" in {lattice.full}" if several else ""
+    question = f"{_KINDS[lattice.kind].capitalize()} {part.name}{where}{said}"
+    word = _word(part)
+    return Verdict(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
+
+
+_TONES = {"helps": "helps", "harms": "harms", "useless": "equivalent"}
+
+
+def _verdicts(part: Part) -> list[str | None]:
+    return [effect.claim.verdict if effect.claim else None for effect in (part.add_one, part.leave_one_out)]
+
+
+def _word(part: Part) -> str:
+    found = {verdict for verdict in _verdicts(part) if verdict in ("helps", "harms")}
+    if len(found) == 2:
+        return "helps and harms"
+    if found:
+        return str(found.pop())
+    return "useless" if "equivalent" in _verdicts(part) else "undecided"
+
+
+def contributions(ablation: Ablation) -> Section | None:
+    """Return what each teacher or modality gives alone, in company and on average; None without a lattice."""
+    if not ablation.lattices:
+        return None
+    charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
+    tables = [grid_of(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
+    lead = [
+        text for lattice in ablation.lattices for part, text in _told(lattice) if not _is_named(part, lattice)
+    ]
+    notes = [f"{note}." for note in contribution_notes(ablation) if note != HARM_NOTE]
+    kinds = " and ".join(dict.fromkeys(_KINDS[lattice.kind] for lattice in ablation.lattices))
+    again = ["mmdistill table STUDY"]
+    return Section("contributions", f"What each {kinds} gives", [*charts, *tables], lead, notes, again)
+
+
+def _chart(lattice: Lattice, ablation: Ablation, place: int) -> list[Chart]:
+    effects = [
+        (part.name, kind, getattr(part, field).claim)
+        for part in lattice.parts
+        for kind, field in _MEASURES.items()
+    ]
+    rows = [interval_row(name, claim.seeds, kind) for name, kind, claim in effects if claim]
+    if not rows:
+        return []
+    low, high = span([claim.seeds for _, _, claim in effects if claim])
+    drawn = chart(
+        "intervals",
+        {"": rows},
+        name=f"contributions {place}",
+        label=f"Contributions of each {_KINDS[lattice.kind]} of {lattice.full} to {ablation.score_name}",
+        caption=f"Gain in {ablation.score_name} by each {_KINDS[lattice.kind]} of {lattice.full}, with its "
+        f"95 % interval over {ablation.scheme.replicate}.",
+        x=f"gain in {ablation.score_name}",
+        format="+.3~f",
+        kinds=list(dict.fromkeys(row["kind"] for row in rows)),
+        legend={},
+        step=16,
+        low=low,
+        high=high,
+    )
+    return [drawn]
+
+
+def harm(ablation: Ablation) -> Section | None:
+    """Return how many rows each arm turns from right to wrong whatever the seed, and back."""
+    if not ablation.harm:
+        return None
+    most = max([1.0, *(max(one.harmed.rows, one.rescued.rows, one.expected) for one in ablation.harm)])
+    rows = [
+        {"arm": one.arm, "kind": kind, "rows": sign * turned.rows, "chance": sign * one.expected}
+        for one in ablation.harm
+        for kind, sign, turned in (("to wrong", -1, one.harmed), ("to right", 1, one.rescued))
+    ]
+    drawn = chart(
+        "harm",
+        {"": rows},
+        label="Rows each arm turns from right to wrong, and from wrong to right",
+        caption="Test rows that change against the arm's baseline in at least 80 % of the pairs. Ticks: how "
+        "many would by chance.",
+        low=-most,
+        high=most,
+    )
+    grid = grid_of(harm_table(ablation.harm))
+    return Section(
+        "harm", "Harm set", [drawn, grid], notes=[f"{HARM_NOTE}."], again=["mmdistill table STUDY --json"]
+    )
