@@ -43,8 +43,8 @@ class ConditionalEntropySettings(TermSettings):
     to 0 over the training; ``noise_width``: numbers of noise into G. ``teacher_gradient``: whether a teacher
     that trains along is pulled towards what can be predicted.
 
-    It pulls the student a tenth (``alice``: a twentieth) as hard as the task. On digits_views ``gaussian`` was
-    best from weight 10 on; ``alice`` changed little up to 3 and did harm above.
+    It pulls the student a tenth (``alice``: a twentieth) as hard as the task. On digits_views ``gaussian``
+    was best from weight 10 on; ``alice`` changed little up to 3 and did harm above.
     """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.3, high=30.0, log=True)] = 3.0
