@@ -25,7 +25,7 @@ def test_every_recipe_is_listed_with_its_source(call):
     assert found["mt_pkdot"]["teachers"] == ["student", "each", "joint"]
     assert found["mt_pkdot"]["terms"] == ["transport", "centroid"]
     assert found["hinton"]["inferred"] == []
-    assert "weight; the reference has 100" in found["fitnet"]["inferred"]
+    assert "weight; the reference has 30000" in found["pkt"]["inferred"]
     assert "mt_pkdot: MT-PKDOT, without the hallucinator" in call("recipes").out
 
 
