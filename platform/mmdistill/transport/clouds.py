@@ -67,7 +67,8 @@ def median_cost(costs_LNN: Tensor) -> Tensor:
 def _pairs(points: int, device: torch.device) -> Tensor:
     """Return where the pairs of different points are in a flat matrix."""
     first, second = torch.triu_indices(points, points, offset=1, device=device)
-    return points * first + second
+    places: Tensor = points * first + second
+    return places
 
 
 def transport_clouds(
