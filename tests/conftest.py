@@ -8,6 +8,16 @@ from mmdistill.records.study import StudyFolder
 torch.set_num_threads(1)
 
 
+# Before xdist, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests in one process, for its fixtures, and all of Ray's; Ray first, as it waits most."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.fixture(scope="session")
 def begin():
     """Return ``begin(study, root, text="")``: the session of a study in its folder, new or as it was left."""

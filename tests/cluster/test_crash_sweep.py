@@ -17,6 +17,7 @@ PLATFORM = Path(__file__).parents[2] / "platform"
 IN_MEMORY = Path("/dev/shm")
 # On a disk that syncs, a sample; it is the order of the writes that counts, and that is the same.
 SAMPLE = 97
+pytestmark = pytest.mark.alone
 REASONS = ("Input/output error", "No space left", "could not even be noted")
 
 

@@ -51,7 +51,8 @@ def test_testing_means_checks_and_tests(clone):
         "ruff format --check",
         "mypy",
         "lint-imports",
-        "OMP_NUM_THREADS=1 .venv/bin/pytest",
+        "OMP_NUM_THREADS=1 .venv/bin/pytest -n 2",
+        "OMP_NUM_THREADS=1 .venv/bin/pytest -m alone",
     ):
         assert tool in text
 

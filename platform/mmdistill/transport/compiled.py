@@ -1,24 +1,23 @@
-"""The way into the compiled solver: what it needs to know of a number format, and space to work in.
+"""The way into the compiled solver, which is loaded when it is first needed.
 
 Axes: P problems, N rows, M columns.
 """
 
 import fcntl
 import functools
-import math
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from mmdistill.transport.problem import NUMBERS, Array, Problem
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-Array = npt.NDArray[Any]
 # What fills the cache: one small problem in single precision, which is what training uses.
 _COMPILE = """
 import numpy as np
@@ -28,46 +27,6 @@ costs_PNM, eps_P = np.ones((1, 2, 2), np.float32), np.ones(1, np.float32)
 solve_all(costs_PNM, eps_P, half_PN, half_PN, Options(0.1, 2, False))
 """
 _COMPILING = "MMDISTILL_COMPILING"
-
-
-class Number(NamedTuple):
-    """What depends on the number format.
-
-    Attributes:
-        drop_below: logarithm of a kernel entry below which it is 0, before products become subnormal.
-        absorb_beyond: a scaling (without its mass) beyond which it moves into the kernel, before a dropped
-            entry could carry mass.
-        bias, shift: 2^n has the bits (n + bias) << shift.
-    """
-
-    drop_below: float
-    absorb_beyond: float
-    bias: int
-    shift: int
-
-
-NUMBERS = {4: Number(-60.0, math.exp(20.0), 127, 23), 8: Number(-600.0, math.exp(200.0), 1023, 52)}
-
-
-class Problem(NamedTuple):
-    """Space for one problem, used again for the next."""
-
-    gap_NM: Array
-    kernel_NM: Array
-    # Powers of 2 and their bits: the same memory.
-    powers_M: Array
-    bits_M: Array
-    row_N: Array
-    new_N: Array
-    # From here on: of the Newton step, but for `sums_M`.
-    weight_N: Array
-    column_M: Array
-    sums_M: Array
-    step_M: Array
-    rest_M: Array
-    direction_M: Array
-    scaled_M: Array
-    image_M: Array
 
 
 class Options(NamedTuple):
@@ -129,6 +88,9 @@ def _kernel() -> "ModuleType":
         with (Path(folder) / "compiling.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_kept(Path(folder)):
+                # What an older version kept may name what is no longer there, and would not even load.
+                for outdated in Path(folder).glob("kernel.*.nbi"):
+                    outdated.unlink()
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), _COMPILING: "1"}
                 # If it fails, this process compiles for itself and says what is wrong.
                 subprocess.run([sys.executable, "-c", _COMPILE], env=environment, check=False)

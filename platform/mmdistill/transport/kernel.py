@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
-from mmdistill.transport.compiled import Array, Number, Problem
+from mmdistill.transport.problem import Array, Number, Problem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
