@@ -22,10 +22,10 @@ def test_every_recipe_is_listed_with_its_source(call):
     found = {entry["name"]: entry for entry in call("recipes", "--json").json}
     assert set(found) == set(recipes())
     assert all(entry["source"] and entry["provenance"] and entry["note"] for entry in found.values())
-    assert found["mt_pkdot"]["teachers"] == ["each", "joint"]
+    assert found["mt_pkdot"]["teachers"] == ["student", "each", "joint"]
     assert found["mt_pkdot"]["terms"] == ["transport", "centroid"]
     assert found["hinton"]["inferred"] == []
-    assert "weight; the reference has 100" in found["fitnet"]["inferred"]
+    assert "weight; the reference has 30000" in found["pkt"]["inferred"]
     assert "mt_pkdot: MT-PKDOT, without the hallucinator" in call("recipes").out
 
 

@@ -18,7 +18,8 @@ from mmdistill.studies.study import assemble
 
 NAMES = st.lists(st.sampled_from(list("abcdefg")), unique=True, min_size=1, max_size=6)
 ENTRY = ArmEntry(name="base", recipe="hinton", edits={"epochs": 3})
-MT = {"name": "mt", "recipe": "mt_pkdot", "edits": {"terms.transport.k": 5}}
+POOL = {"teachers.pool": ["each", "joint"]}
+MT = {"name": "mt", "recipe": "mt_pkdot", "edits": {"terms.transport.k": 5, **POOL}}
 ALONE = {"name": "student_only", "recipe": "student_only"}
 
 

@@ -97,12 +97,11 @@ def _order(values: Tensor) -> Tensor:
     # one flipped, are ordered as the floats are, and the position under them makes all keys different.
     bits = (values + 0.0).numpy().view(np.int32)
     bits ^= (bits >> 31) & 0x7FFFFFFF
-    keys = bits.astype(np.int64)
-    keys <<= 32
-    keys |= np.arange(keys.shape[-1])
+    keys = np.empty(bits.shape, "<i8")
+    halves = keys.view("<i4").reshape(*bits.shape, 2)
+    halves[..., 0], halves[..., 1] = np.arange(bits.shape[-1]), bits
     keys.sort(axis=-1)
-    keys &= 0xFFFFFFFF
-    return torch.from_numpy(keys)
+    return torch.from_numpy(halves[..., 0].astype(np.int64))
 
 
 def structural_points(
@@ -128,21 +127,25 @@ def structural_points(
     """
     clouds = teacher_LBD, student_LBD
     with torch.no_grad():
-        structures = [_structure(features_LBD) for features_LBD in clouds]
+        structures = _structures(*clouds, shift)
         anchors = anchor_indices(structures[0].S_LBB, kind, k)
     X_LBA, Y_LBA = (
-        _Points.apply(features_LBD, structure, anchors, shift, detach_shift)  # type: ignore[no-untyped-call]
+        _Points.apply(features_LBD, structure, anchors, detach_shift)  # type: ignore[no-untyped-call]
         for features_LBD, structure in zip(clouds, structures, strict=True)
     )
     return X_LBA, Y_LBA
 
 
 class _Structure(NamedTuple):
-    """Rows as :func:`unit_rows` gives them, 1 / their length (0 without a direction), and similarities."""
+    """Rows as :func:`unit_rows` gives them, 1 / their length (0 without a direction), and similarities.
+
+    ``place_L1`` is where the least of them is in the flat matrix; None if nothing is shifted.
+    """
 
     unit_LBD: Tensor
     rate_LB1: Tensor
     S_LBB: Tensor
+    place_L1: Tensor | None
 
 
 class _Points(torch.autograd.Function):
@@ -154,13 +157,10 @@ class _Points(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, _: Tensor, structure: "_Structure", anchors: Anchors, shift: Shift, detach_shift: bool
-    ) -> Tensor:
-        unit_LBD, rate_LB1, S_LBB = structure
-        points_LBA, place_L1 = S_LBB.gather(-1, anchors.indices_LBA), None
-        if shift == "min":
-            place_L1 = _least(S_LBB)
+    def forward(ctx: Any, _: Tensor, structure: "_Structure", anchors: Anchors, detach_shift: bool) -> Tensor:
+        unit_LBD, rate_LB1, S_LBB, place_L1 = structure
+        points_LBA = S_LBB.gather(-1, anchors.indices_LBA)
+        if place_L1 is not None:
             points_LBA -= S_LBB.flatten(-2).gather(-1, place_L1)[..., None]
         if anchors.kept_LA is not None:
             points_LBA *= anchors.kept_LA[..., None, :]
@@ -169,7 +169,7 @@ class _Points(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_LBA: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient_LBA: Tensor) -> tuple[Tensor, None, None, None]:
         unit_LBD, rate_LB1, indices_LBA, place_L1 = ctx.saved_tensors
         S_LBB = gradient_LBA.new_zeros((*unit_LBD.shape[:-1], unit_LBD.shape[-2]))
         S_LBB.scatter_(-1, indices_LBA, gradient_LBA)
@@ -177,17 +177,27 @@ class _Points(torch.autograd.Function):
             S_LBB.flatten(-2).scatter_add_(-1, place_L1, -gradient_LBA.sum(dim=(-2, -1))[..., None])
         slope_LBD = (S_LBB + S_LBB.mT) @ unit_LBD
         along_LB1 = (slope_LBD * unit_LBD).sum(dim=-1, keepdim=True)
-        return slope_LBD.addcmul_(unit_LBD, along_LB1, value=-1).mul_(rate_LB1), None, None, None, None
+        return slope_LBD.addcmul_(unit_LBD, along_LB1, value=-1).mul_(rate_LB1), None, None, None
 
 
-def _structure(features_LBD: Tensor) -> _Structure:
+def _structures(teacher_LBD: Tensor, student_LBD: Tensor, shift: Shift) -> list[_Structure]:
+    """Return the structures of both; as one stack, which is faster, where they are alike in shape."""
+    if teacher_LBD.shape != student_LBD.shape:
+        return [_structure(features_LBD, shift) for features_LBD in (teacher_LBD, student_LBD)]
+    both = _structure(torch.stack([teacher_LBD, student_LBD]), shift)
+    places = (None, None) if both.place_L1 is None else both.place_L1
+    return [_Structure(both.unit_LBD[n], both.rate_LB1[n], both.S_LBB[n], places[n]) for n in (0, 1)]
+
+
+def _structure(features_LBD: Tensor, shift: Shift) -> _Structure:
     largest_LB1 = features_LBD.abs().amax(dim=-1, keepdim=True)
     factor_LB1 = torch.where(largest_LB1 < NO_DIRECTION_BELOW, 0.0, largest_LB1.reciprocal())
     unit_LBD = features_LBD * factor_LB1
     # At least 1 for every row with a direction.
     rate_LB1 = torch.linalg.vector_norm(unit_LBD, dim=-1, keepdim=True).clamp_min_(0.5).reciprocal_()
     unit_LBD *= rate_LB1
-    return _Structure(unit_LBD, rate_LB1.mul_(factor_LB1), unit_LBD @ unit_LBD.mT)
+    S_LBB = unit_LBD @ unit_LBD.mT
+    return _Structure(unit_LBD, rate_LB1.mul_(factor_LB1), S_LBB, _least(S_LBB) if shift == "min" else None)
 
 
 def _least(S_LBB: Tensor) -> Tensor:

@@ -1,17 +1,14 @@
 """What settings of a run must not ask for together, how far they may go, and which change nothing."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from mmdistill.pipeline.parts import Parts
 from mmdistill.terms import TERMS
-
-if TYPE_CHECKING:
-    from mmdistill.pipeline.run import RunSettings
 
 RESERVED = ("each", "joint", "student", "privileged")
 
 
-def contradictions(run: "RunSettings") -> list[str]:
+def contradictions(run: Parts) -> list[str]:
     """Return why the settings of a run do not fit together, all reasons; none where they do."""
     return [
         *_pool_problems(run),
@@ -22,7 +19,7 @@ def contradictions(run: "RunSettings") -> list[str]:
     ]
 
 
-def _pool_problems(run: "RunSettings") -> list[str]:
+def _pool_problems(run: Parts) -> list[str]:
     data, problems = run.data, []
     for name in run.teachers.pool:
         foreign = set() if name in RESERVED else set(name.split("+")) - set(data.modalities)
@@ -35,7 +32,7 @@ def _pool_problems(run: "RunSettings") -> list[str]:
     return problems
 
 
-def _teaching_problems(run: "RunSettings") -> list[str]:
+def _teaching_problems(run: Parts) -> list[str]:
     problems = []
     if run.trains_teacher() and len(run.networks()) != 1:
         only = "a jointly trained teacher must be the only one"
@@ -53,7 +50,7 @@ def _teaching_problems(run: "RunSettings") -> list[str]:
     return problems
 
 
-def _hallucinator_problems(run: "RunSettings") -> list[str]:
+def _hallucinator_problems(run: Parts) -> list[str]:
     problems, kind = [], f'hallucinator.kind = "{run.hallucinator.kind}"'
     if run.missing() is not None and not run.data.privileged:
         problems.append(f"{kind} needs privileged modalities, and data.privileged is empty")
@@ -62,7 +59,7 @@ def _hallucinator_problems(run: "RunSettings") -> list[str]:
     return problems
 
 
-def _term_problems(run: "RunSettings") -> list[str]:
+def _term_problems(run: Parts) -> list[str]:
     terms, problems = run.active_terms(), []
     needy = [name for name in terms if TERMS[name].needs & {"teacher", "pool"}]
     if needy and not run.teachers.pool:
@@ -83,7 +80,7 @@ def _term_problems(run: "RunSettings") -> list[str]:
     return problems
 
 
-def _teacher_problems(run: "RunSettings") -> list[str]:
+def _teacher_problems(run: Parts) -> list[str]:
     """Return what terms ask of teachers that these cannot do."""
     problems = []
     blind = [name for name, seen in run.networks().items() if not set(seen) & set(run.data.student)]
@@ -98,7 +95,7 @@ def _teacher_problems(run: "RunSettings") -> list[str]:
     return problems
 
 
-def _auxiliary_problems(run: "RunSettings") -> Iterator[str]:
+def _auxiliary_problems(run: Parts) -> Iterator[str]:
     is_frozen = run.teachers.auxiliary == "frozen"
     for name, settings in run.active_terms().items():
         if "auxiliary" not in TERMS[name].needs:
@@ -113,7 +110,7 @@ def _auxiliary_problems(run: "RunSettings") -> Iterator[str]:
             yield f"terms.{name} moves neither teacher nor auxiliary, which is frozen ({mend})"
 
 
-def greatest(run: "RunSettings") -> dict[str, int]:
+def greatest(run: Parts) -> dict[str, int]:
     """Return the greatest values of the live settings that the batch size limits, by dotted path."""
     return {
         f"terms.{name}.{field}": most
@@ -123,7 +120,7 @@ def greatest(run: "RunSettings") -> dict[str, int]:
     }
 
 
-def dead_fields(run: "RunSettings", name: str) -> frozenset[str]:
+def dead_fields(run: Parts, name: str) -> frozenset[str]:
     """Return the fields of a term that change nothing in a run."""
     to_teacher = frozenset() if run.trains_teacher() else frozenset({"teacher_gradient"})
     return run.terms[name].dead() | (to_teacher & set(type(run.terms[name]).model_fields))

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from mmdistill.pipeline.fold import Fold
 from mmdistill.pipeline.order import Order
-from mmdistill.pipeline.run import RunSettings, canonical, network_modalities
+from mmdistill.pipeline.parts import network_modalities
+from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.studying import cohort_key
 from mmdistill.settings import declared_ranges, digest, flattened
 from mmdistill.training.race import RaceSettings

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from mmdistill.pipeline.run import RunSettings, canonical, network_modalities
+from mmdistill.pipeline.parts import network_modalities
+from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.settings import digest
 from mmdistill.training.race import RaceSettings
 

@@ -15,7 +15,8 @@ from mmdistill.models.network import Network, Outputs
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.evaluation import evaluate
 from mmdistill.pipeline.fold import Fold
-from mmdistill.pipeline.run import RunSettings, canonical, network_modalities
+from mmdistill.pipeline.parts import network_modalities
+from mmdistill.pipeline.run import RunSettings, canonical
 from mmdistill.pipeline.teaching import taught_parts
 from mmdistill.randomness import derive_seed
 from mmdistill.settings import declared_ranges, digest, flattened

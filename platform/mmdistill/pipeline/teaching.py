@@ -16,7 +16,8 @@ from torch.nn.functional import pad
 from mmdistill.models.network import Network, Outputs
 from mmdistill.pipeline.cache import Entry
 from mmdistill.pipeline.fold import Fold
-from mmdistill.pipeline.run import RunSettings, network_modalities
+from mmdistill.pipeline.parts import network_modalities
+from mmdistill.pipeline.run import RunSettings
 from mmdistill.randomness import derive_seed
 from mmdistill.training.batches import BatchOrder
 from mmdistill.training.loop import Fitted, Keeper, Plan, fit

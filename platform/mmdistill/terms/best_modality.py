@@ -18,7 +18,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class BestModalitySettings(TermSettings):
     """Squared error or KL to the surest teacher's logits, and ``relational`` times the relations' error."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.0025, high=0.25, log=True)] = 0.1
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 0.1
     relational: Annotated[float, Field(ge=0), Tunable(low=2.5, high=250.0, log=True)] = 25.0
     target: Literal["mse", "kl"] = "mse"
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 1.0

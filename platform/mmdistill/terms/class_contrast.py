@@ -24,7 +24,7 @@ from mmdistill.terms.base import (
 class ClassContrastSettings(TermSettings):
     """Multi-class NCE between features, from the student to the teacher and back."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=0.05, high=1.0, log=True)] = 0.5
     unlabelled: Unlabelled = "skip"
 

@@ -30,7 +30,7 @@ from mmdistill.terms.base import (
 class ClassPrototypesSettings(TermSettings):
     """Squared distance of the features of student and teachers to learned prototypes of their class."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.02, high=2.0, log=True)] = 0.1
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 0.1
     unlabelled: Unlabelled = "skip"
 
 

@@ -31,7 +31,7 @@ from mmdistill.terms.base import (
 class ContrastiveSettings(TermSettings):
     """InfoNCE among the rows of a batch, or CRD's contrast with rows of a memory bank."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 0.8
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.8
     negatives: Literal["batch", "bank"] = "batch"
     temperature: Annotated[float, Field(gt=0), Tunable(low=0.05, high=0.5, log=True)] = 0.07
     width: Annotated[int, Field(ge=1)] = 128

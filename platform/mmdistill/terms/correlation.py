@@ -14,7 +14,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class CorrelationSettings(TermSettings):
     """Differences between learned embeddings, each multiplied with that of the next sample."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.0006, high=0.06, log=True)] = 0.02
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.001, high=0.1, log=True)] = 0.02
     width: Annotated[int, Field(ge=1)] = 128
 
 

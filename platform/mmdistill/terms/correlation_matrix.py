@@ -13,7 +13,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class CorrelationMatrixSettings(TermSettings):
     """Distance between the two matrices of correlations within a batch, over B^2."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=20.0, high=2000.0, log=True)] = 300.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=30.0, high=3000.0, log=True)] = 300.0
     kernel: Literal["gaussian", "bilinear"] = "gaussian"
     gamma: Annotated[float, Field(gt=0), Tunable(low=0.1, high=1.0, log=True)] = 0.4
     order: Annotated[int, Field(ge=1)] = 2

@@ -21,7 +21,7 @@ from mmdistill.terms.base import (
 class DecoupledSettings(TermSettings):
     """T^2 [alpha KL(label or not) + beta KL(among the other classes)], warmed up linearly."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.002, high=0.2, log=True)] = 0.1
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.003, high=1.0, log=True)] = 0.1
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 4.0
     alpha: Annotated[float, Field(ge=0), Tunable(low=0.2, high=4.0, log=True)] = 1.0
     beta: Annotated[float, Field(ge=0), Tunable(low=0.5, high=16.0, log=True)] = 8.0

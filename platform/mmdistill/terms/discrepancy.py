@@ -22,7 +22,7 @@ from mmdistill.terms.base import (
 class DiscrepancySettings(TermSettings):
     """Mean embedding distance under a sum of five Gaussian kernels around the mean squared distance."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
 
 
 @TERMS.register("discrepancy")

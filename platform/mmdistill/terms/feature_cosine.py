@@ -24,7 +24,7 @@ class FeatureCosineSettings(TermSettings):
     a label counts as g = 0.
     """
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.3, high=30.0, log=True)] = 1.0
     gate: Literal["none", "m2pkd_code", "inverse"] = "none"
     theta: Annotated[float, Field(gt=0), Tunable(low=0.05, high=1.0, log=True)] = 0.2
 

@@ -14,7 +14,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class HintSettings(TermSettings):
     """Mean squared error between the mapped features and the teacher's."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.02, high=2.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=100.0, log=True)] = 1.0
 
 
 @TERMS.register("hint")

@@ -21,7 +21,7 @@ from mmdistill.terms.base import (
 class InformationFlowSettings(TermSettings):
     """Divergence of pairwise similarities at the features, and w0 rho^epoch times that of layers below."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.3, high=30.0, log=True)] = 10.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=1.0, high=300.0, log=True)] = 10.0
     w0: Annotated[float, Field(ge=0), Tunable(low=1.0, high=100.0, log=True)] = 100.0
     rho: Annotated[float, Field(ge=0, le=1), Tunable(low=0.3, high=0.95)] = 0.7
 

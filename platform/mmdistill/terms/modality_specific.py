@@ -20,7 +20,7 @@ from mmdistill.terms.base import (
 class ModalitySpecificSettings(TermSettings):
     """T^2 KL(teacher || student) with each of the student's modalities alone, weighted by modality."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 4.0
     weights: Literal["constant", "saliency"] = "constant"
     saliency: Literal["kl", "l1"] = "kl"

@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class MultiLevelSettings(TermSettings):
     """Softened probabilities, their products over classes and over samples, at five temperatures."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.02, high=2.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
 
 
 @TERMS.register("multi_level")

@@ -14,7 +14,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class MutualGuidanceSettings(TermSettings):
     """KL(guide || learner) where the guide's greatest probability is at least ``delta``."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     delta: Annotated[float, Field(ge=0, lt=1), Tunable(low=0.3, high=0.95)] = 0.5
     schedule: Literal["constant", "rising", "falling"] = "constant"
     teacher_gradient: bool = False

@@ -13,7 +13,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class PeerAdvantageSettings(TermSettings):
     """KL(peer || own) weighted by exp(alpha (value of the peer - own value)) of each row."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     alpha: Annotated[float, Field(gt=0), Tunable(low=0.1, high=5.0, log=True)] = 1.0
     teacher_gradient: bool = False
 

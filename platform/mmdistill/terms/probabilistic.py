@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class ProbabilisticSettings(TermSettings):
     """KL divergence between the two conditional distributions over neighbours, mean over B^2."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=100.0, high=10000.0, log=True)] = 3000.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=300.0, high=30000.0, log=True)] = 3000.0
 
 
 @TERMS.register("probabilistic")

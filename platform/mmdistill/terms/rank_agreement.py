@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class RankAgreementSettings(TermSettings):
     """1 - Spearman's correlation among the classes that either network has among its first ``top``."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     top: Annotated[int, Field(ge=2), Tunable(low=2, high=10, integer=True)] = 3
     temperature: Annotated[float, Field(gt=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
 

@@ -13,7 +13,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class RankGateSettings(TermSettings):
     """T^2 KL(teacher || student) where the student's class is accepted, else the teacher's class as label."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.02, high=2.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 4.0
     top: Annotated[int, Field(ge=1)] = 3
 

@@ -13,7 +13,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class RankingSettings(TermSettings):
     """Plackett-Luce likelihood of the teacher's order of the nearest, scores -alpha d^beta."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.02, high=2.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     alpha: Annotated[float, Field(gt=0), Tunable(low=0.3, high=10.0, log=True)] = 3.0
     beta: Annotated[float, Field(gt=0), Tunable(low=1.0, high=3.0)] = 3.0
     length: Annotated[int, Field(ge=1)] = 4

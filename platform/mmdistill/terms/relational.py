@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class RelationalSettings(TermSettings):
     """Huber losses between distances of pairs and between angles of triples."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
     distance: Annotated[float, Field(ge=0), Tunable(low=5.0, high=100.0, log=True)] = 25.0
     angle: Annotated[float, Field(ge=0), Tunable(low=10.0, high=200.0, log=True)] = 50.0
 

@@ -31,7 +31,7 @@ FULL_WEIGHT_BELOW = 0.3
 class SelfPacedExpertsSettings(TermSettings):
     """KL(expert || student) of every teacher, weighted by how far the student is behind it."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.015, high=1.5, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.3, high=30.0, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 2.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     curriculum: bool = True

@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class SimilaritySettings(TermSettings):
     """Squared distance between the two row-normalised matrices of inner products, over B^2."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=3.0, high=300.0, log=True)] = 100.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=10.0, high=3000.0, log=True)] = 100.0
 
 
 @TERMS.register("similarity")

@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class SoftCrossEntropySettings(TermSettings):
     """-sum p_T log p_S on softened probabilities, without the factor T^2."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.3, high=30.0, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 2.0
 
 

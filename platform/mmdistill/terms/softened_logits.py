@@ -10,7 +10,11 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 
 
 class SoftenedLogitsSettings(TermSettings):
-    """T^2 KL(teacher || student) on softened class probabilities."""
+    """T^2 KL(teacher || student) on softened class probabilities.
+
+    At T = 4 and weight 1 it is five times the task loss at first and pulls the student half as hard again as
+    the task; the reference code gives it 9 times the task's weight.
+    """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     temperature: Annotated[float, Field(gt=0), Tunable(low=1.0, high=8.0, log=True)] = 4.0

@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class SymmetricKLSettings(TermSettings):
     """KL(p || q) + KL(q || p) without a temperature."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=1.0, log=True)] = 0.5
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.05, high=5.0, log=True)] = 0.5
 
 
 @TERMS.register("symmetric_kl")

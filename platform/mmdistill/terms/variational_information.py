@@ -17,7 +17,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class VariationalInformationSettings(TermSettings):
     """Negative log-likelihood of the teacher's features under a Gaussian around a map of the student's."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.05, high=5.0, log=True)] = 1.0
+    weight: Annotated[float, Field(ge=0), Tunable(low=1.0, high=300.0, log=True)] = 1.0
     depth: Annotated[int, Field(ge=1, le=8)] = 3
 
 

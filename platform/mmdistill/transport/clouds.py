@@ -3,6 +3,7 @@
 Axes: L leading axes (lanes; any number), N and M points of the two clouds, A coordinates.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,8 +53,7 @@ def median_cost(costs_LNN: Tensor) -> Tensor:
     points = costs_LNN.shape[-1]
     if points == 1:
         return torch.ones_like(costs_LNN[..., 0, 0])
-    first, second = torch.triu_indices(points, points, offset=1, device=costs_LNN.device)
-    pairs_LR = costs_LNN.flatten(-2).index_select(-1, points * first + second)
+    pairs_LR = costs_LNN.flatten(-2).index_select(-1, _pairs(points, costs_LNN.device))
     if pairs_LR.device.type == "cpu":
         # The same lower median, several times faster.
         middle = (pairs_LR.shape[-1] - 1) // 2
@@ -61,6 +61,14 @@ def median_cost(costs_LNN: Tensor) -> Tensor:
     else:
         median_L = pairs_LR.median(dim=-1).values
     return median_L.nan_to_num(nan=1.0).clamp_min(LEAST_SCALE)
+
+
+@functools.lru_cache(maxsize=8)
+def _pairs(points: int, device: torch.device) -> Tensor:
+    """Return where the pairs of different points are in a flat matrix."""
+    first, second = torch.triu_indices(points, points, offset=1, device=device)
+    places: Tensor = points * first + second
+    return places
 
 
 def transport_clouds(
