@@ -44,7 +44,7 @@ def _figure(sources: Sources, one: Lattice) -> Figure:
     _bars(right, sources.ablation.margin, one)
     scheme = sources.readings.schemes[one.full]
     thick, thin = f"thick over {scheme.replicate}", f"thin seeds x {scheme.unit}"
-    right.set_xlabel(f"contribution to {sources.ablation.score_name} (95 %: {thick}, {thin})")
+    right.set_xlabel(f"contribution to {sources.ablation.score_name}\n(95 %: {thick}, {thin})")
     reading = f", settings of {shown(one.frozen)}" if one.frozen else ""
     left.set_title(f"{sources.ablation.score_name} with these {_words(one.kind)}{reading}")
     handles = [Patch(color=COLOURS[n], label=title) for n, title in enumerate(_MEASURES.values())]
