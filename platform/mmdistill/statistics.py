@@ -50,8 +50,13 @@ def t_interval(values: npt.ArrayLike, *, level: float = 0.95, test_share: float 
     mean = float(values_N.mean()) if n else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan, n)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * _standard_error(values_N, test_share)
+    half = _quantile(0.5 + level / 2, n - 1) * _standard_error(values_N, test_share)
     return Interval(mean, mean - half, mean + half, n)
+
+
+@lru_cache(maxsize=256)
+def _quantile(p: float, df: int) -> float:
+    return float(stats.t.ppf(p, df))
 
 
 def _standard_error(values_N: Array, test_share: float) -> float:

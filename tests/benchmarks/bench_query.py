@@ -14,6 +14,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -33,8 +34,8 @@ QUESTIONS = (
     (
         "mean curve per study",
         2.0,
-        "SELECT study, epoch, avg(value) AS value, count(*) AS n FROM epochs WHERE name = 'validation/log_loss' "
-        "GROUP BY study, epoch ORDER BY study, epoch",
+        "SELECT study, epoch, avg(value) AS value, count(*) AS n FROM epochs "
+        "WHERE name = 'validation/log_loss' GROUP BY study, epoch ORDER BY study, epoch",
     ),
     (
         "one trial's curve",
@@ -61,6 +62,33 @@ _TRIALS = """
            {{'lr': hash(t + 2) / 2e19, 'width': t % 64}} AS parameters, '{{}}' AS config_json
     FROM range({first}, {last}) AS a(t) ORDER BY t
 """
+
+
+# One run of which only the names differ.
+_TRIAL: dict[str, Any] = {
+    "order_id": "o",
+    "arm": "a",
+    "phase": "search",
+    "seed": 1,
+    "fold": 0,
+    "pair_id": "p",
+    "status": "complete",
+    "split": "validation",
+    "metrics": {"log_loss": 1.0},
+    "parameters": {},
+    "config_json": "{}",
+    "run_digest": "0",
+    "dataset": "d",
+    "teachers": [],
+    "selection": {},
+    "cpu_s": 0.0,
+    "stage_cpu_s": 0.0,
+    "lanes": 1,
+    "device": "cpu",
+    "host": "here",
+    "started_at": NOW,
+    "ended_at": NOW,
+}
 
 
 def write_study(root: Path, trials: int) -> None:
@@ -130,12 +158,6 @@ def read_during_compaction(root: Path, rounds: int) -> dict[str, float]:
     shutil.rmtree(root, ignore_errors=True)
     write_study(root, 10)
     folder = StudyFolder.open(root)
-    trial = dict(order_id="o", arm="a", phase="search", seed=1, fold=0, pair_id="p", status="complete")
-    trial |= dict(
-        split="validation", metrics={"log_loss": 1.0}, parameters={}, config_json="{}", run_digest="0"
-    )
-    trial |= dict(dataset="d", teachers=[], selection={}, cpu_s=0.0, stage_cpu_s=0.0, lanes=1, device="cpu")
-    trial |= dict(host="here", started_at=NOW, ended_at=NOW)
     ended, seconds, wrong = threading.Event(), [], []
 
     def read() -> None:
@@ -153,7 +175,7 @@ def read_during_compaction(root: Path, rounds: int) -> dict[str, float]:
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(rounds):
-        rows = [TrialRow(trial_id=f"t{number}.{k}", number=k, **trial) for k in range(4)]
+        rows = [TrialRow(trial_id=f"t{number}.{k}", number=k, **_TRIAL) for k in range(4)]
         curves = [
             EpochRow(trial_id=row.trial_id, arm="a", phase="search", epoch=e, name="x", value=0.0)
             for row in rows
@@ -193,9 +215,8 @@ def main() -> int:
     print("| question | wall s | CPU s | goal s |\n| --- | --: | --: | --: |")
     for row in found:
         print(f"| {row['name']} | {row['wall_s']:.2f} | {row['cpu_s']:.2f} | {row['goal_s']} |")
-    print(
-        "\n| reader during compaction | compactions | answers | not whole | slowest s |\n| --- | --: | --: | --: | --: |"
-    )
+    print("\n| reader during compaction | compactions | answers | not whole | slowest s |")
+    print("| --- | --: | --: | --: | --: |")
     for name, row in (("in memory", reading), ("in place", in_place)):
         print(f"| {name} | {row['rounds']} | {row['answers']} | {row['wrong']} | {row['slowest_s']:.2f} |")
     if arguments.json:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mmdistill.cli.printing import plain, print_json, text_table
+from mmdistill.cli.reading import MEANS_FIRST
 
 HEAVY = "import sys; bad = {'torch', 'ray', 'optuna', 'sklearn'} & set(sys.modules); assert not bad, bad"
 
@@ -58,10 +59,10 @@ def test_query_of_no_row_prints_the_header(call, finished):
     assert call("query", finished, "SELECT arm FROM trials WHERE false", "--json").json == []
 
 
-def test_a_bad_query_is_one_line(call, finished):
+def test_a_bad_query_is_one_line_below_its_place(call, finished):
     answer = call("query", finished, "SELECT phse FROM trials")
     assert answer.code == 2
-    assert len(answer.lines) == 1
+    assert len(answer.lines) == 3
     assert "did you mean phase?" in answer.err
 
 
@@ -113,7 +114,9 @@ def test_tensorboard_replaces_this_process(call, finished, monkeypatch):
     monkeypatch.setattr(os, "execv", lambda program, arguments: started.append((program, arguments)))
     answer = call("tensorboard", finished, "--port", "7007")
     assert answer.code == 0
-    assert "http://127.0.0.1:7007/" in answer.err
+    # It opens with the means of the arms.
+    assert f"http://127.0.0.1:7007/{MEANS_FIRST} (" in answer.err
+    assert "runFilter=%5Emeans" in MEANS_FIRST
     logdir = str(finished / "tensorboard")
     options = ["--logdir", logdir, "--host", "127.0.0.1", "--port", "7007"]
     assert started == [(sys.executable, [sys.executable, "-m", "tensorboard.main", *options])]
@@ -123,7 +126,8 @@ def test_tensorboard_refuses_a_study_without_curves(call, tmp_path, finished):
     (tmp_path / "study.json").write_bytes((finished / "study.json").read_bytes())
     answer = call("tensorboard", tmp_path)
     assert answer.code == 2
-    assert "this study has no curves yet; write them with `mmdistill run`" in answer.err
+    mend = "write them with `mmdistill run`, or again with `mmdistill rebuild`"
+    assert f"this study has no curves yet; {mend}" in answer.err
 
 
 def test_reading_a_study_loads_neither_torch_nor_ray(python, finished):

@@ -118,7 +118,7 @@ def test_the_name_that_is_edited_counts(call, study_file, tmp_path, monkeypatch)
 def test_verify_says_what_was_checked(call, finished):
     answer = call("verify", finished)
     assert answer.code == 0
-    assert re.match(r"\d+ files checked: \d+ attempts, \d+ cache, 14 compact, ", answer.out)
+    assert re.match(r"\d+ files checked: \d+ attempts, \d+ cache, 16 compact, ", answer.out)
     assert answer.out.endswith("0 problems\n")
     found = call("verify", finished, "--json").json
     assert found["ok"]

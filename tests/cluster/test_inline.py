@@ -7,8 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
 
 from mmdistill.cluster.inline import run_inline
 from mmdistill.errors import ConfigError
@@ -120,101 +118,6 @@ def test_the_test_split_is_opened_once_per_arm_and_pair_after_the_selection(undi
     assert query(undisturbed, late).to_pylist() == [{"n": 0}]
     sql = "SELECT count(*) AS n FROM predictions"
     assert query(undisturbed, sql).to_pylist() == [{"n": 3 * 2 * 32}]
-
-
-def test_the_tensorboard_tree_has_a_folder_per_run(begun, undisturbed):
-    session = begun(undisturbed)
-    session.show_missing()
-    files = {
-        path.parent.relative_to(session.tensorboard).as_posix()
-        for path in session.tensorboard.rglob("*tfevents*")
-    }
-    names = [f"search-{n:03d}" for n in range(3)] + [
-        f"{p}-{n:03d}" for p in ("confirm", "test") for n in range(2)
-    ]
-    runs = {f"{arm['name']}/{name}" for arm in TINY["arms"] for name in names}
-    assert runs <= files
-    assert sum("validate-" in name for name in files) == 6
-    assert len(files) == len(runs) + 6 + 1
-
-
-def of_hparams_page(folder, tag):
-    content = EventAccumulator(str(folder)).Reload().SummaryMetadata(tag).plugin_data.content
-    return (
-        metadata.parse_experiment_plugin_data(content)
-        if tag == metadata.EXPERIMENT_TAG
-        else metadata.parse_session_start_info_plugin_data(content)
-    )
-
-
-def columns_of(session):
-    return {c.name: c for c in of_hparams_page(session.tensorboard, metadata.EXPERIMENT_TAG).hparam_infos}
-
-
-def test_the_hparams_page_tells_arms_and_phases_apart(begun, undisturbed):
-    session = begun(undisturbed)
-    session.show_missing()
-    columns = columns_of(session)
-    assert {"optimiser.learning_rate", "terms.transport.weight"} < set(columns)
-    arms = {value.string_value for value in columns["arm"].domain_discrete.values}
-    assert arms == {"student_only", "hinton", "mt_pkdot"}
-    start = of_hparams_page(session.tensorboard / "mt_pkdot" / "search-001", metadata.SESSION_START_INFO_TAG)
-    shown = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
-    assert set(shown) == {"arm", "phase", *session.study.arms[2].space}
-    assert (shown["arm"], shown["phase"]) == ("mt_pkdot", "search")
-
-
-def test_repetitions_of_a_winner_share_a_row_of_the_hparams_page(begun, undisturbed):
-    session = begun(undisturbed)
-    session.show_missing()
-    rows = Counter(
-        of_hparams_page(path.parent, metadata.SESSION_START_INFO_TAG).group_name
-        for path in session.tensorboard.glob("hinton/*/*tfevents*")
-    )
-    assert {row: n for row, n in rows.items() if "validate" not in row} == {
-        "hinton/search-000": 1,
-        "hinton/search-001": 1,
-        "hinton/search-002": 1,
-        "hinton/confirm": 2,
-        "hinton/test": 2,
-    }
-    assert sum("validate-" in row for row in rows) == 2
-
-
-def test_final_metrics_stand_apart_from_the_curves(begun, undisturbed):
-    session = begun(undisturbed)
-    session.show_missing()
-    accumulator = EventAccumulator(str(session.tensorboard / "mt_pkdot" / "confirm-000")).Reload()
-    groups = Counter(tag.split("/")[0] for tag in accumulator.Tags()["scalars"])
-    assert set(groups) == {"final", "selection", "term", "transport", "validation"}
-    assert groups["final"] == 5
-    metrics = of_hparams_page(session.tensorboard, metadata.EXPERIMENT_TAG).metric_infos
-    assert [metric.name.tag for metric in metrics] == [
-        f"final/{name}" for name in ("accuracy", "log_loss", "ace", "macro_f1", "worst_class_accuracy")
-    ]
-
-
-def test_a_column_covers_what_every_arm_searches_of_a_setting(begun, tmp_path):
-    rate, weight, pool = "optimiser.learning_rate", "terms.softened_logits.weight", "teachers.pool"
-    pools = [["audio"], ["joint"], ["each"]]
-    coupling = "terms.transport.coupling"
-    spaces = [
-        {rate: {"low": 0.001, "high": 0.01}, weight: {"choice": [0.5, 4]}, pool: {"choice": pools[:2]}},
-        {rate: {"low": 0.002, "high": 0.1}, weight: {"low": 0.1, "high": 2}, pool: {"choice": pools[1:]}},
-    ]
-    more = [{"name": f"arm{n}", "recipe": "hinton", "space": space} for n, space in enumerate(spaces)]
-    more.append(TINY["arms"][2] | {"space": {coupling: {"choice": ["entropic", "identity"]}}})
-    session = begun(tmp_path, {"arms": [*TINY["arms"][:2], *more]})
-    session.show_missing()
-    columns = columns_of(session)
-    rates, weights = columns[rate].domain_interval, columns[weight].domain_interval
-    assert (rates.min_value, rates.max_value) == (0.001, 0.1)
-    assert (weights.min_value, weights.max_value) == (0.1, 10)
-    options = {
-        path: sorted(value.string_value for value in columns[path].domain_discrete.values)
-        for path in (pool, coupling)
-    }
-    assert options == {pool: ['["audio"]', '["each"]', '["joint"]'], coupling: ["entropic", "identity"]}
 
 
 def test_running_again_executes_nothing(begun, undisturbed):

@@ -9,7 +9,7 @@ import torch
 
 from mmdistill.errors import NumericsError
 from mmdistill.losses.anchors import anchor_indices, similarities, structural_points
-from mmdistill.losses.structural import centroid, structural_transport
+from mmdistill.losses.structural import centroid, structural_plan, structural_transport
 
 EXACT = {"tolerance": 1e-11, "iterations": 3000}
 
@@ -238,3 +238,34 @@ def test_anchors_of_equal_similarities_are_those_of_a_stable_sort(rows):
     expected = values.sort(dim=-1, stable=True).indices
     S = torch.nn.functional.pad(values, (0, 0, 0, 30 - rows), value=1.0)
     assert torch.equal(anchor_indices(S, "least", 30).indices_LBA[:, :rows], expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"eps": 0.02},
+        {"coupling": "identity"},
+        {"coupling": "exact"},
+        {"coupling": "unbalanced"},
+        {"coupling": "gromov"},
+        {"coupling": "fused_gromov", "anchors": "all"},
+    ],
+)
+def test_the_plan_is_the_one_behind_the_value(settings):
+    student, teacher = pair(2)
+    value, details = structural_transport(student, teacher, k=4, **settings)
+    plan = structural_plan(student, teacher, k=4, **settings)
+    assert plan.shape == (2, 10, 10)
+    assert not plan.requires_grad
+    torch.testing.assert_close(plan.diagonal(dim1=-2, dim2=-1).sum(-1), details["diagonal_mass"])
+    if settings.get("coupling") != "unbalanced":
+        torch.testing.assert_close(plan.sum(dim=(-2, -1)), torch.ones_like(value))
+
+
+def test_the_lines_of_the_plan_are_the_teachers():
+    student, teacher = pair()
+    plan = structural_plan(student, teacher, coupling="exact", anchors="global", k=10)
+    X, Y = structural_points(student, teacher, "global", 10)
+    cost = 0.5 * ot.dist(X.numpy(), Y.numpy())
+    np.testing.assert_allclose((plan.numpy() * cost).sum(), ot.emd2(ot.unif(10), ot.unif(10), cost))

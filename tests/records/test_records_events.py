@@ -16,7 +16,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from mmdistill.records import events
-from mmdistill.records.events import write_experiment_events, write_trial_events
+from mmdistill.records.charts import Category, Chart
+from mmdistill.records.events import write_experiment_events, write_mean_events, write_trial_events
+from mmdistill.statistics import Interval
 
 DOMAINS = {
     "optimiser.lr": {"low": 1e-4, "high": 1e-1, "log": True, "integer": False},
@@ -45,7 +47,7 @@ def written(folder, lr=0.01, accuracy=0.9, row="hinton/search-000"):
 
 def hparams_page(tmp_path):
     """Return what the HParams page shows: the columns, and the rows."""
-    write_experiment_events(tmp_path, DOMAINS, ["accuracy", "log_loss"], {})
+    write_experiment_events(tmp_path, DOMAINS, ["accuracy", "log_loss"], [])
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path))
     multiplexer.Reload()
@@ -121,17 +123,34 @@ def test_the_hparams_page_shows_the_domains(groups):
     assert shown == [("final/accuracy", "accuracy"), ("final/log_loss", "log_loss")]
 
 
-def test_curves_that_belong_together_are_one_chart(tmp_path):
-    names = ("validation/teacher_accuracy", "validation/teacher_auxiliary_r2")
-    write_experiment_events(tmp_path, DOMAINS, [], {"teacher": names, "a.b": ("term/a.b",)})
+def test_charts_are_patterns_of_whole_tags_or_a_curve_in_its_interval(tmp_path):
+    charts = (Chart("both", ("validation/.*", "term/task")), Chart("score", interval="validation/accuracy"))
+    write_experiment_events(tmp_path, DOMAINS, [], [Category("of both kinds", charts)])
     accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
     (point,) = accumulator.Tensors(metadata.CONFIG_SUMMARY_TAG)
-    layout = layout_pb2.Layout.FromString(point.tensor_proto.string_val[0])
-    ((first, second),) = (category.chart for category in layout.category)
-    assert (first.title, second.title) == ("teacher", "a.b")
-    for name in names:
-        assert [name for pattern in first.multiline.tag if re.search(pattern, name)] == [name]
-    assert not any(re.search(pattern, "term/aXb") for pattern in second.multiline.tag)
+    (category,) = layout_pb2.Layout.FromString(point.tensor_proto.string_val[0]).category
+    both, score = category.chart
+    assert (category.title, both.title, score.title) == ("of both kinds", "both", "score")
+    tags = ["validation/accuracy", "validation_low/accuracy", "term/task", "term/task2"]
+    drawn = [tag for tag in tags if any(re.search(pattern, tag) for pattern in both.multiline.tag)]
+    assert drawn == ["validation/accuracy", "term/task"]
+    (series,) = score.margin.series
+    expected = ("validation_low/accuracy", "validation/accuracy", "validation_high/accuracy")
+    assert (series.lower, series.value, series.upper) == expected
+
+
+def test_a_mean_has_its_interval_in_groups_of_their_own(tmp_path):
+    curves = [
+        ("term/task", 0, Interval(1.0, 0.5, 1.5, 3)),
+        ("transport/cost", 0, Interval(2.0, math.nan, math.nan, 1)),
+    ]
+    write_mean_events(tmp_path, curves)
+    accumulator = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    found = {tag: _values(accumulator, tag) for tag in _tags(accumulator)}
+    assert found == {
+        "term/task": [(0, 1.0)], "term_low/task": [(0, 0.5)], "term_high/task": [(0, 1.5)],
+        "term_detail/transport/cost": [(0, 2.0)],
+    }  # fmt: skip
 
 
 def test_repetitions_are_one_row_with_the_mean_of_their_metrics(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdistill.records.rows import TABLES, EpochRow, TrialRow, arrow_table, from_json, schema_text, to_json
-from mmdistill.records.schema import columns
+from mmdistill.records.schema import columns, meaning
 from mmdistill.records.sealed import pack, seal, unpack, unseal
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -73,7 +74,9 @@ def test_every_row_survives_arrow(kind):
 def test_every_column_is_nullable_and_has_a_meaning():
     for name, kind in TABLES.items():
         schema = arrow_table(kind, []).schema
-        assert schema.metadata == {b"mmdistill.table": name.encode(), b"mmdistill.schema_version": b"1"}
+        assert schema.metadata[b"mmdistill.table"] == name.encode()
+        assert schema.metadata[b"mmdistill.schema_version"] == b"2"
+        assert schema.metadata[b"mmdistill.meaning"].decode() == meaning(kind)
         assert all(field.nullable and field.metadata[b"meaning"] for field in schema)
         assert not any(pa.types.is_dictionary(field.type) for field in schema)
         assert set(kind.order) | set(kind.varying) <= set(schema.names)
@@ -82,10 +85,23 @@ def test_every_column_is_nullable_and_has_a_meaning():
 def test_the_schema_text_lists_every_column():
     text = schema_text()
     for name, kind in TABLES.items():
-        assert f"{name} (version 1)" in text
-        assert all(f"  {column.name}: " in text for column in columns(kind))
-    assert "started_at: timestamp[us, tz=UTC]; start, UTC" in text
-    assert "number: int64 or null; number of the proposal" in text
+        assert f"## {name}\n\n{meaning(kind)}\n" in text
+        assert all(f"- `{column.name}`" in text for column in columns(kind))
+    assert "- `started_at`* (timestamp[us, tz=UTC]): start, UTC" in text
+    assert "- `number` (int64 or null): number of the proposal" in text
+
+
+def test_the_document_says_what_the_code_says():
+    document = Path(__file__).parents[2] / "dashboards" / "SCHEMA.md"
+    # If this fails: mmdistill schema > dashboards/SCHEMA.md
+    assert document.read_text("utf-8") == schema_text()
+
+
+def test_a_row_of_an_older_version_lacks_what_may_be_null(trial_row):
+    written = to_json(trial_row(number=3))
+    for column in ("error", "stopped_epoch"):
+        del written[column]
+    assert from_json(TrialRow, written) == trial_row(number=3)
 
 
 def test_metrics_become_one_struct_over_the_union_of_names(trial_row):

@@ -1,5 +1,6 @@
 """The tables of a study, live and compact."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ import pytest
 
 from mmdistill.errors import StudyError
 from mmdistill.records.rows import TABLES, TrialRow, arrow_table
+from mmdistill.records.schema import columns, meaning
+from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.study import StudyFolder
-from mmdistill.records.tables import compact, content_hash, latest, scientific, tables
+from mmdistill.records.tables import compact, content_hash, in_place, latest, scientific, tables
 
 
 @pytest.fixture
@@ -44,7 +47,11 @@ def test_rows_are_sorted_whatever_the_order_of_the_orders(full):
     live = tables(full)
     assert live["trials"]["trial_id"].to_pylist() == ["o0.0", "o1.0", "o0.1", "o1.1"]
     counts = {"trials": 4, "stages": 2, "epochs": 12, "predictions": 16, "attempts": 2, "studies": 1}
-    assert {name: table.num_rows for name, table in live.items()} == {**counts, "test_openings": 1}
+    assert {name: table.num_rows for name, table in live.items()} == {
+        **counts,
+        "matrices": 0,
+        "test_openings": 1,
+    }
     assert live["epochs"]["epoch"].to_pylist() == [0, 1, 2] * 4
 
 
@@ -157,3 +164,70 @@ def test_the_content_hash_sees_results_and_only_results(tmp_path, study_row, fin
     assert hash_of("bb", cpu_s=7.0, host="there", metrics={"accuracy": 0.9, "latency_ms": 9.0}) == base
     assert hash_of("c", metrics={"accuracy": 0.9000000000000001}) != base
     assert hash_of("d", status="diverged") != base
+
+
+def test_meanings_are_in_the_files_after_compaction(full):
+    compact(full)
+    for path in (full.root / "compact").glob("*.parquet"):
+        schema = pq.read_schema(path)
+        kind = TABLES[path.stem]
+        assert schema.metadata[b"mmdistill.meaning"].decode() == meaning(kind)
+        assert {f.name: f.metadata[b"meaning"].decode() for f in schema} == {
+            column.name: column.meaning for column in columns(kind)
+        }
+
+
+def test_a_study_of_an_older_schema_is_read(full, final, monkeypatch):
+    for path in [full.root / "study.json", *(full.root / "finals").iterdir()]:
+        body = unseal(path, path.read_bytes())
+        if path.name == "study.json":
+            for column in ("versions_json", "hardware_json", "environment_json"):
+                del body["row"][column]
+        else:
+            body["schema_version"] = 1
+        path.write_bytes(seal(body))
+    old = StudyFolder.open(full.root)
+    assert tables(old)["trials"].num_rows == 4
+    assert tables(old)["studies"]["hardware_json"].to_pylist() == [None]
+    monkeypatch.setattr("mmdistill.records.tables.SCHEMA_VERSION", 1)
+    compact(old)
+    monkeypatch.undo()
+    assert in_place(old) is None
+    assert latest(StudyFolder.open(full.root))["trials"].num_rows == 4
+    assert compact(StudyFolder.open(full.root)).schema_version == 2
+    path = next((full.root / "finals").iterdir())
+    path.write_bytes(seal({**unseal(path, path.read_bytes()), "schema_version": 3}))
+    with pytest.raises(StudyError, match="schema version 3"):
+        tables(StudyFolder.open(full.root))
+
+
+def test_compact_tables_are_found_in_place_while_they_are_whole(full):
+    assert in_place(full) is None
+    compact(full)
+    found = in_place(full)
+    assert {name: rows for name, (_, rows) in found.items()} == {
+        name: table.num_rows for name, table in tables(full).items()
+    }
+    assert all(pq.read_metadata(path).num_rows == rows for path, rows in found.values())
+    path, _ = found["epochs"]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert in_place(full) is None
+    path.unlink()
+    assert in_place(full) is None
+    path.write_bytes(content)
+    full.begin_attempt("o2")
+    assert in_place(StudyFolder.open(full.root)) is None
+
+
+def test_secrets_in_errors_and_settings_are_not_written(folder, final, trial_row):
+    secret = "s3cr3t-Value_42"
+    folder.end_attempt("o0", folder.begin_attempt("o0"), "failed", f"GET https://me:{secret}@host: 403")
+    config = json.dumps({"data": {"dataset": f"https://host/x?token={secret}"}})
+    row = trial_row(error=f"refused: api_key={secret}", config_json=config)
+    folder.put_final(replace(final(), trials=[row]))
+    found = tables(StudyFolder.open(folder.root))
+    assert found["attempts"]["error"].to_pylist() == ["GET https://***@host: 403"]
+    assert found["trials"]["error"].to_pylist() == ["refused: api_key=***"]
+    (kept,) = found["trials"]["config_json"].to_pylist()
+    assert json.loads(kept) == {"data": {"dataset": "https://host/x?token=***"}}

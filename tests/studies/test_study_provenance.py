@@ -1,5 +1,7 @@
 import json
+import os
 
+import numpy as np
 import pytest
 
 from mmdistill.errors import ConfigError
@@ -8,7 +10,7 @@ from mmdistill.records.rows import StudyRow
 from mmdistill.records.schema import from_json, to_json
 from mmdistill.reports.arms import declared_arms
 from mmdistill.reports.lattices import games_of
-from mmdistill.studies.provenance import installed, study_row
+from mmdistill.studies.provenance import hardware, installed, study_row
 
 
 def test_a_study_is_recorded_with_what_it_was_asked_and_with_what(put_together, tiny):
@@ -152,3 +154,39 @@ def test_stated_prices_are_on_record_and_change_no_result(put_together):
 def test_a_price_that_means_nothing_is_refused(put_together, edit, message):
     with pytest.raises(ConfigError, match=message):
         put_together(PRICED, edit)
+
+
+def test_libraries_machine_and_environment_are_recorded_without_secrets(put_together, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cr3t-Value_42")
+    monkeypatch.setenv("MMDISTILL_STORE", "https://me:s3cr3t-Value_42@host/x")
+    monkeypatch.setenv("HOME_MADE", "not asked for")
+    row = study_row(put_together(), ["mmdistill", "run", "x.toml", "--token", "s3cr3t-Value_42"])
+    versions = json.loads(row.versions_json)
+    assert {"torch", "numpy", "scipy", "POT", "numba", "optuna", "pyarrow", "duckdb", "pydantic"} <= set(
+        versions
+    )
+    assert versions["numpy"] == np.__version__
+    machine = json.loads(row.hardware_json)
+    assert machine["cpu"]
+    assert machine["cores"] == os.cpu_count()
+    assert machine["memory_bytes"] > 1e8
+    assert isinstance(machine["gpus"], list)
+    found = json.loads(row.environment_json)
+    assert found["OMP_NUM_THREADS"] == "1"
+    assert found["RAY_AUTH_TOKEN"] == "***"
+    assert found["MMDISTILL_STORE"] == "https://***@host/x"
+    assert "HOME_MADE" not in found
+    assert row.command == "mmdistill run x.toml --token ***"
+    assert {"versions_json", "hardware_json", "environment_json"} <= set(StudyRow.varying)
+
+
+def test_the_gpus_are_those_that_the_driver_lists(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200'\necho 'NVIDIA H200'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert hardware()["gpus"] == ["NVIDIA H200"] * 2
+    tool.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert hardware()["gpus"] == []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmdistill.losses.structural import pkdot
+from mmdistill.losses.structural import pkdot, structural_plan
 from mmdistill.models.network import Outputs
 from mmdistill.terms import TERMS, Batch, Shapes
 
@@ -48,3 +48,18 @@ def test_transport_to_rescaled_features_is_nothing(scale):
     settings = [TERMS["transport"].settings_type(k=8)] * 2
     term = TERMS["transport"](settings, Shapes(8, 8, 8, "classification", 4), [0, 1])
     torch.testing.assert_close(term(Batch(student, teacher)).value_K, torch.zeros(2), atol=2e-5, rtol=0)
+
+
+def test_has_the_plan_of_its_settings_and_other_terms_have_none():
+    kind, batch = TERMS["transport"], Batch(drawn(1), drawn(2))
+    shapes = Shapes(D, D, D, "classification", 3)
+    lanes = [kind.settings_type(k=k, eps_rel=eps) for k, eps in ((4, 0.1), (8, 0.3))]
+    expected = structural_plan(
+        batch.student.features_KBD,
+        batch.teacher.features_KBD,
+        k=torch.tensor([4, 8]),
+        eps_rel=torch.tensor([0.1, 0.3]),
+    )
+    assert torch.equal(kind(lanes, shapes, [0, 1]).plan(batch), expected)
+    centroid = TERMS["centroid"]
+    assert centroid([centroid.settings_type()] * K, shapes, [0, 1]).plan(batch) is None

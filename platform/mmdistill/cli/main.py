@@ -151,8 +151,8 @@ def query(
 ) -> int:
     """Print the rows of one SELECT over the tables of a study, or of all studies in a folder.
 
-    Tables: trials, stages, epochs, predictions, attempts, studies, test_openings; `mmdistill schema` tells
-    their columns. A study may be running.
+    Tables: trials, stages, epochs, predictions, matrices, attempts, studies, test_openings; `mmdistill
+    schema` tells their columns. A study may be running.
     """
     from mmdistill.cli.query import show_query
 
@@ -252,7 +252,10 @@ def tensorboard(
     *,
     port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535), help="TCP port.")] = 6006,
 ) -> int:
-    """Serve a study's curves with TensorBoard on this machine."""
+    """Serve a study's curves with TensorBoard on this machine.
+
+    The address it prints shows the means of the arms first; clear the filter `^means` for single runs.
+    """
     from mmdistill.cli.reading import serve_tensorboard
 
     return serve_tensorboard(study, port)
@@ -260,20 +263,32 @@ def tensorboard(
 
 @app.command
 def export(
-    layout: Annotated[Literal["optuna"], Parameter(name="FORMAT", help="optuna: for optuna-dashboard.")],
+    layout: Annotated[
+        Literal["optuna", "tensorboard"],
+        Parameter(name="FORMAT", help="optuna: for optuna-dashboard; tensorboard: the tree of event files."),
+    ],
     study: Study,
-    file: Annotated[Path, Parameter(help="New file: .db or .sqlite3 for SQLite, .journal or .log.")],
+    target: Annotated[
+        Path,
+        Parameter(
+            help="optuna: new file, .db or .sqlite3 for SQLite, .journal or .log; tensorboard: new folder."
+        ),
+    ],
     /,
     *,
+    runs: Annotated[
+        int | None, Parameter(validator=Number(gte=1), help="tensorboard: most single runs; 500 by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Write the searches of a study to a new file for another tool.
+    """Write a study for another tool; nothing is overwritten.
 
     `export optuna` makes one Optuna study per arm: `optuna-dashboard sqlite:///FILE` shows them.
+    `export tensorboard` makes the tree that `run` keeps up to date: `tensorboard --logdir FOLDER` shows it.
     """
-    from mmdistill.cli.exporting import EXPORTS
+    from mmdistill.cli.exporting import export_study
 
-    return EXPORTS[layout](study, file, as_json)
+    return export_study(layout, study, target, runs, as_json=as_json)
 
 
 @app.command

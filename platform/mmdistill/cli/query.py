@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ from mmdistill.cli.reading import readable
 from mmdistill.errors import InputError, Problem, QueryError
 from mmdistill.records.store import replace_atomically
 from mmdistill.reports.named import MARK, named_queries
-from mmdistill.reports.query import query
+from mmdistill.reports.query import is_any_left_running, query
 
 Format = Literal["table", "csv", "json", "arrow", "parquet"]
+# What computes on in a thread cannot be stopped, and Python cannot end in good order beside it.
+WRONG_INPUT, INTERRUPTED = 2, 130
 _BINARY = ("arrow", "parquet")
 
 
@@ -29,12 +32,7 @@ def show_query(path: Path, sql: str, *, layout: Format, output: Path | None, lim
     if output is None and layout in _BINARY and sys.stdout.isatty():
         rule = f"{layout} is not for a terminal"
         raise InputError([Problem("--format", rule, "give --output FILE, or send stdout to one")])
-    try:
-        found = query(readable(path), sql, time_limit_s=limit)
-    except QueryError as error:
-        if error.excerpt:
-            say(error.excerpt)
-        raise
+    found = _asked(readable(path), sql, limit)
     content = _FORMS[layout](found)
     if output is not None:
         replace_atomically(readable(output), content, "query")
@@ -45,6 +43,22 @@ def show_query(path: Path, sql: str, *, layout: Format, output: Path | None, lim
         where = "" if output is None else f" in {output}"
         say(f"{found.num_rows} row{'' if found.num_rows == 1 else 's'}{where}")
     return 0
+
+
+def _asked(path: Path, sql: str, limit: float) -> pa.Table:
+    """Return the rows of a query; an error is shown below its place in the SQL."""
+    try:
+        return query(path, sql, time_limit_s=limit)
+    except KeyboardInterrupt:
+        say("mmdistill: interrupted")
+        os._exit(INTERRUPTED)
+    except QueryError as error:
+        if error.excerpt:
+            say(error.excerpt)
+        if is_any_left_running():
+            say(f"mmdistill: {error.problems[0]}")
+            os._exit(WRONG_INPUT)
+        raise
 
 
 def _out(content: bytes, *, is_text: bool) -> None:

@@ -11,6 +11,8 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.reports.status import ArmStatus, Status, status
 
 LONGEST_PATH = 200
+# The newer pages of TensorBoard read their filter of runs before the hash, the older ones after it.
+MEANS_FIRST = "?runFilter=%5Emeans&smoothing=0#custom_scalars&regexInput=%5Emeans&_smoothingWeight=0"
 
 
 def readable(path: Path) -> Path:
@@ -62,9 +64,9 @@ def serve_tensorboard(study: Path, port: int) -> int:
     """Become the TensorBoard server of a study."""
     root = StudyFolder.open(readable(study)).root / "tensorboard"
     if not root.is_dir():
-        mend = "write them with `mmdistill run`"
+        mend = "write them with `mmdistill run`, or again with `mmdistill rebuild`"
         raise InputError([Problem(str(root), "this study has no curves yet", mend)])
-    say(f"TensorBoard of {study}: http://127.0.0.1:{port}/ (Ctrl-C ends it)")
+    say(f"TensorBoard of {study}: http://127.0.0.1:{port}/{MEANS_FIRST} (Ctrl-C ends it)")
     arguments = ["--logdir", str(root), "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *arguments])
     return 0

@@ -4,16 +4,22 @@ from pathlib import Path
 
 from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.reading import readable
+from mmdistill.records.board import TENSORBOARD, Board
 from mmdistill.records.lease import Lease
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import rebuild
 
 
 def rebuild_tables(study: Path, *, as_json: bool) -> int:
-    """Write the tables again and print their content hashes; return 1 if they differ without a reason."""
+    """Write the tables again and print their content hashes; return 1 if they differ without a reason.
+
+    What is missing of the TensorBoard tree is written too.
+    """
     root = StudyFolder.open(readable(study)).root
     with Lease(root) as lease:
-        found = rebuild(StudyFolder.open(root, lease.check))
+        folder = StudyFolder.open(root, lease.check)
+        found = rebuild(folder)
+        Board(folder, root / TENSORBOARD).catch_up()
     differs = not found.is_outdated and found.before != found.after
     if as_json:
         rows = {file.table: file.rows for file in found.manifest.files}

@@ -4,6 +4,7 @@ Axes: L leading axes (lanes; any number), B batch, D width, A anchors.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -94,31 +95,66 @@ def structural_transport(
     Raises:
         NumericsError: if ``eps``, ``eps_rel``, ``k``, ``penalty_rel`` or ``structure`` is out of range.
     """
+    points: dict[str, Any] = {"kind": anchors, "k": k, "shift": shift, "detach_shift": detach_shift}
     what = Objective(**objective)
-    if what.coupling in {"gromov", "fused_gromov"}:
-        S, T = (shifted(similarities(x), shift, detach=detach_shift) for x in (student_LBD, teacher_LBD))
-    if what.coupling == "gromov":
-        return _answer(gromov_transport(_stack(T), _stack(S)), S.shape[:-2])
-    X_LBA, Y_LBA = structural_points(
-        student_LBD, teacher_LBD, anchors, k, shift=shift, detach_shift=detach_shift
-    )
     if what.coupling == "identity":
-        return _identity(X_LBA, Y_LBA)
+        return _identity(*structural_points(student_LBD, teacher_LBD, **points))
+    given = ("eps_rel", eps_rel) if eps is None else ("eps", eps)
+    return _answer(_solved(student_LBD, teacher_LBD, points, given, what), student_LBD.shape[:-2])
+
+
+@torch.no_grad()
+def structural_plan(
+    student_LBD: Tensor,
+    teacher_LBD: Tensor,
+    *,
+    eps_rel: float | Tensor = 0.13,
+    eps: float | Tensor | None = None,
+    k: int | Tensor = 30,
+    anchors: AnchorKind = "least",
+    shift: Shift = "min",
+    detach_shift: bool = False,
+    **objective: Any,
+) -> Tensor:
+    """Return the plan of :func:`structural_transport`, plan_LBB from the teacher's points to the student's.
+
+    Its mass is 1; that of an unbalanced one may be less or more. The arguments are the same.
+    """
+    what = Objective(**objective)
+    *lead, batch, _ = student_LBD.shape
+    if what.coupling == "identity":
+        return (torch.eye(batch).to(student_LBD) / batch).expand(*lead, batch, batch)
+    points: dict[str, Any] = {"kind": anchors, "k": k, "shift": shift, "detach_shift": detach_shift}
+    given = ("eps_rel", eps_rel) if eps is None else ("eps", eps)
+    found = _solved(student_LBD, teacher_LBD, points, given, what)
+    return found.plan.plan_LNM.reshape(*lead, batch, batch)
+
+
+def _solved(
+    student_LBD: Tensor,
+    teacher_LBD: Tensor,
+    points: Mapping[str, Any],
+    eps: tuple[str, float | Tensor],
+    what: Objective,
+) -> Transported:
+    """Return the solved problem of every lane, on one leading axis."""
+    if what.coupling in {"gromov", "fused_gromov"}:
+        shift, detach = points["shift"], points["detach_shift"]
+        S, T = (_stack(shifted(similarities(x), shift, detach=detach)) for x in (student_LBD, teacher_LBD))
+    if what.coupling == "gromov":
+        return gromov_transport(T, S)
+    X_LBA, Y_LBA = structural_points(student_LBD, teacher_LBD, **points)
     # One leading axis, for the solver refuses a lone problem that is not finite.
     lead, X_LBA, Y_LBA = X_LBA.shape[:-2], _stack(X_LBA), _stack(Y_LBA)
     if what.coupling == "fused_gromov":
-        S, T = _stack(S), _stack(T)
-        count_L = anchor_counts(T, anchors, k).broadcast_to(lead).reshape(-1, 1, 1)
+        count_L = anchor_counts(T, points["kind"], points["k"]).broadcast_to(lead).reshape(-1, 1, 1)
         share_L = _bounded("structure", what.structure, X_LBA, lead, most=1.0)
-        found = gromov_transport(
-            T, S, cost_LNM=half_squared_distances(X_LBA, Y_LBA) / count_L, structure=share_L
-        )
-    elif what.coupling == "exact":
-        found = exact_transport(X_LBA, Y_LBA)
-    else:
-        eps_L = _bounded(*(("eps_rel", eps_rel) if eps is None else ("eps", eps)), X_LBA, lead)
-        found = _regularised(X_LBA, Y_LBA, eps_L, eps is None, lead, what)
-    return _answer(found, lead)
+        cost_LBB = half_squared_distances(X_LBA, Y_LBA) / count_L
+        return gromov_transport(T, S, cost_LNM=cost_LBB, structure=share_L)
+    if what.coupling == "exact":
+        return exact_transport(X_LBA, Y_LBA)
+    eps_L = _bounded(*eps, X_LBA, lead)
+    return _regularised(X_LBA, Y_LBA, eps_L, eps[0] == "eps_rel", lead, what)
 
 
 def _regularised(

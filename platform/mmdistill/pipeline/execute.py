@@ -23,9 +23,10 @@ from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilit
 from mmdistill.pipeline.fold import Fold, opened, tensor_part
 from mmdistill.pipeline.order import Lane, Order
 from mmdistill.pipeline.run import canonical
+from mmdistill.pipeline.structures import matrices
 from mmdistill.pipeline.studying import cohort_key, degenerate_notes, student_network
 from mmdistill.records.finals import Final
-from mmdistill.records.rows import EpochRow, PredictionRow, TrialRow
+from mmdistill.records.rows import EpochRow, MatrixRow, PredictionRow, TrialRow
 from mmdistill.records.store import is_storage_fault
 from mmdistill.records.study import StudyFolder
 from mmdistill.training.optimiser import load_lanes
@@ -112,6 +113,7 @@ def execute(order: Order, cache: StageCache, runtime: Runtime) -> Final:
         stages=[row for result in results for row in result.bench.rows if result.is_first],
         epochs=[row for result in results for row in result.epochs],
         predictions=[row for result in results for row in result.predictions],
+        matrices=[row for result in results for row in result.matrices],
     )
 
 
@@ -130,6 +132,7 @@ class _Result:
     predictions: list[PredictionRow]
     bench: Bench
     is_first: bool
+    matrices: Sequence[MatrixRow] = ()
 
 
 def _prepare(order: Order, cache: StageCache, runtime: Runtime) -> Final:
@@ -164,11 +167,14 @@ def _study_lanes(order: Order, lanes: list[Lane], cache: StageCache, runtime: Ru
     if order.kind == "test":
         return _test(order, lanes, students, bench, taught)
     results = []
+    looked_at: list[Sequence[MatrixRow]] = [()] * len(lanes)
+    if order.kind == "confirm":
+        looked_at = list(matrices(lanes, students, outputs, fold, runtime))
     cost_key = student_key(run, sizes_of(fold, run), len(lanes), race=order.race)
     for k, (lane, student) in enumerate(zip(lanes, students, strict=True)):
         trial = _trial(order, lane, student.facts, taught[k].facts, bench, started)
         trial = replace(trial, cost_key=cost_key)
-        results.append(_Result(trial, _epochs(lane, student), [], bench, k == 0))
+        results.append(_Result(trial, _epochs(lane, student), [], bench, k == 0, looked_at[k]))
     return results
 
 

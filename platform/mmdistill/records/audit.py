@@ -20,7 +20,7 @@ _BACKUP = "restore it from a backup"
 _COMPUTED_AGAIN = "remove it; `mmdistill run` computes it again where it is needed"
 _DERIVED = "write the tables again with `mmdistill rebuild`"
 _RECORDS = ("lease", "revisions", "decisions", "selection", "attempts", "withdrawn")
-_SIDES = ("curves", "predictions")
+_SIDES = ("curves", "predictions", "matrices")
 # Folder of the stage cache in which trainings keep their snapshots.
 CHECKPOINTS = "checkpoints"
 

@@ -2,13 +2,17 @@
 
 One folder per trial holds its curves, hyperparameters and final metrics; the root of the tree holds the
 domains, so that the HParams page has columns before the first trial ends. Final metrics are scalars below
-``final/``, apart from the curves ``term/``, ``validation/``, ``selection/`` and ``transport/``.
+``final/``, apart from the curves ``term/``, ``validation/`` and ``selection/``; whatever else a term says of
+itself is below ``term_detail/``. The ends of an interval are curves below ``<group>_low/`` and
+``<group>_high/``.
 """
 
+import contextlib
 import itertools
+import math
 import os
-import re
 import socket
+import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +22,18 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_p
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+from tensorboard.plugins.text import metadata as texts
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from mmdistill.records.charts import Category, Chart
 from mmdistill.records.schema import as_text
+from mmdistill.statistics import Interval
 
 _EVENT_FILES = "events.out.tfevents."
 _NUMBERS = itertools.count()
 _FINAL = "final/"
+_GROUPS = {"term", "validation", "selection"}
+_STRUCTURE = "structure"
 
 
 def write_trial_events(
@@ -34,6 +43,7 @@ def write_trial_events(
     metrics: Mapping[str, float],
     curves: Iterable[tuple[str, int, float]],
     row: str,
+    picture: bytes | None = None,
 ) -> None:
     """Write what TensorBoard shows of one trial; what the folder showed before is replaced.
 
@@ -44,14 +54,17 @@ def write_trial_events(
         curves: name, epoch and value, e.g. ``("term/transport", 3, 0.7)``.
         row: the row of the HParams page; trials with the same one must have equal ``hparams`` and are
             shown as one row, with the mean of each metric.
+        picture: a PNG, shown as ``structure`` at the last epoch.
     """
     shown = {
         name: value if isinstance(value, int | float) else as_text(value) for name, value in hparams.items()
     }
     epochs: dict[int, list[summary_pb2.Summary.Value]] = {}
     for name, epoch, value in curves:
-        epochs.setdefault(epoch, []).append(_scalar(name, value))
+        epochs.setdefault(epoch, []).append(_scalar(tag_of(name), value))
     final = [_scalar(_FINAL + name, value) for name, value in metrics.items()]
+    if picture is not None:
+        final.append(_image(picture))
     _write(
         folder,
         [
@@ -64,13 +77,59 @@ def write_trial_events(
     )
 
 
+def write_mean_events(
+    folder: Path, curves: Iterable[tuple[str, int, Interval]], picture: bytes | None = None
+) -> None:
+    """Write the mean of each curve and, where there is one, its interval.
+
+    Args:
+        folder: of the run, below the root of the tree.
+        curves: name, epoch, and the mean with its interval.
+        picture: a PNG, shown as ``structure`` at the last epoch.
+    """
+    epochs: dict[int, list[summary_pb2.Summary.Value]] = {}
+    for name, epoch, mean in curves:
+        tag = tag_of(name)
+        points = {tag: mean.mean} | dict(zip(interval_tags(tag), (mean.low, mean.high), strict=True))
+        shown = [_scalar(*point) for point in points.items() if point[0] == tag or math.isfinite(point[1])]
+        epochs.setdefault(epoch, []).extend(shown)
+    events = [_event(summary_pb2.Summary(value=values), epoch) for epoch, values in sorted(epochs.items())]
+    if picture is not None:
+        events.append(_event(summary_pb2.Summary(value=[_image(picture)]), max(epochs, default=0)))
+    _write(folder, events)
+
+
+def remove_events(folder: Path) -> None:
+    """Remove the event files of a run, and its folder unless something else is in it."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{_EVENT_FILES}*"):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def has_events(folder: Path) -> bool:
+    """Return whether a folder holds an event file."""
+    return any(folder.glob(f"{_EVENT_FILES}*"))
+
+
+def tag_of(name: str) -> str:
+    """Return the tag of a curve: what belongs to no group is what a term says of itself."""
+    return name if name.split("/")[0] in _GROUPS else f"term_detail/{name}"
+
+
+def interval_tags(tag: str) -> tuple[str, str]:
+    """Return the tags of the lower and of the upper end of a curve's interval."""
+    group, _, rest = tag.partition("/")
+    return f"{group}_low/{rest}", f"{group}_high/{rest}"
+
+
 def write_experiment_events(
     folder: Path,
     domains: Mapping[str, Mapping[str, Any]],
     metrics: Sequence[str],
-    charts: Mapping[str, Sequence[str]],
+    categories: Sequence[Category],
 ) -> None:
-    """Write the domains and metrics for the HParams page and the charts of several curves.
+    """Write the domains and metrics for the HParams page, and the charts of the page Custom Scalars.
 
     All of it goes to the root of the tree.
 
@@ -79,29 +138,42 @@ def write_experiment_events(
         domains: by name of a column, ``{"low": ..., "high": ...}`` or ``{"choice": [...]}``; alternatives
             that are not all texts, all booleans or all numbers are shown as texts (JSON where they are none).
         metrics: names under which the trials write their final metrics.
-        charts: by title the names of curves that the page Custom Scalars shows together.
+        categories: what the page Custom Scalars shows.
     """
     hparams = [summary_v2.HParam(name, _domain(domain)) for name, domain in domains.items()]
     shown = [summary_v2.Metric(_FINAL + name, display_name=name) for name in metrics]
-    summaries = [summary_v2.hparams_config_pb(hparams, shown), *([_layout(charts)] if charts else [])]
+    summaries = [summary_v2.hparams_config_pb(hparams, shown), _layout(categories)]
     _write(folder, [_event(summary) for summary in summaries])
 
 
-def _layout(charts: Mapping[str, Sequence[str]]) -> summary_pb2.Summary:
+def _layout(categories: Sequence[Category]) -> summary_pb2.Summary:
     drawn = [
-        layout_pb2.Chart(
-            title=title,
-            multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(name)}$" for name in names]),
-        )
-        for title, names in charts.items()
+        layout_pb2.Category(title=category.title, chart=[_chart(chart) for chart in category.charts])
+        for category in categories
     ]
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="Together", chart=drawn)])
-    value = summary_pb2.Summary.Value(
-        tag=custom_scalars.CONFIG_SUMMARY_TAG,
-        metadata=custom_scalars.create_summary_metadata(),
-        tensor=tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[layout.SerializeToString()]),
-    )
-    return summary_pb2.Summary(value=[value])
+    metadata = custom_scalars.create_summary_metadata()
+    content = layout_pb2.Layout(category=drawn).SerializeToString()
+    return _tensor(custom_scalars.CONFIG_SUMMARY_TAG, metadata, content)
+
+
+def _chart(chart: Chart) -> layout_pb2.Chart:
+    if chart.interval is None:
+        lines = layout_pb2.MultilineChartContent(tag=[f"^{pattern}$" for pattern in chart.curves])
+        return layout_pb2.Chart(title=chart.title, multiline=lines)
+    low, high = interval_tags(chart.interval)
+    series = layout_pb2.MarginChartContent.Series(value=chart.interval, lower=low, upper=high)
+    return layout_pb2.Chart(title=chart.title, margin=layout_pb2.MarginChartContent(series=[series]))
+
+
+def write_text_event(folder: Path, tag: str, markdown: str) -> None:
+    """Write a text for the page Text."""
+    metadata = texts.create_summary_metadata(display_name=tag, description="")
+    _write(folder, [_event(_tensor(tag, metadata, markdown.encode()))])
+
+
+def _tensor(tag: str, metadata: summary_pb2.SummaryMetadata, content: bytes) -> summary_pb2.Summary:
+    tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[content])
+    return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
 
 def _domain(domain: Mapping[str, Any]) -> summary_v2.Domain:
@@ -135,6 +207,12 @@ def _event(summary: summary_pb2.Summary, step: int = 0) -> event_pb2.Event:
 
 def _scalar(name: str, value: float) -> summary_pb2.Summary.Value:
     return summary_pb2.Summary.Value(tag=name, simple_value=value)
+
+
+def _image(png: bytes) -> summary_pb2.Summary.Value:
+    width, height = struct.unpack(">II", png[16:24])
+    image = summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    return summary_pb2.Summary.Value(tag=_STRUCTURE, image=image)
 
 
 def _session_end() -> summary_pb2.Summary:

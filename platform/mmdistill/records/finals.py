@@ -1,4 +1,4 @@
-"""What one order leaves: rows in a JSON record, curves and predictions beside it as Parquet."""
+"""What one order leaves: rows in a JSON record; curves, predictions and matrices beside it as Parquet."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmdistill.errors import StudyError
-from mmdistill.records.rows import EpochRow, PredictionRow, Row, StageRow, TrialRow, arrow_table
+from mmdistill.records.rows import EpochRow, MatrixRow, PredictionRow, Row, StageRow, TrialRow, arrow_table
 from mmdistill.records.schema import OLDEST_VERSION, SCHEMA_VERSION, AnyRow, from_json, to_json
 from mmdistill.records.shelf import file_stem
 from mmdistill.records.store import put_named, read_verified
 
-_SIDES: dict[str, type[Row]] = {"curves": EpochRow, "predictions": PredictionRow}
+_SIDES: dict[str, type[Row]] = {"curves": EpochRow, "predictions": PredictionRow, "matrices": MatrixRow}
 
 
 class SideFile(NamedTuple):
     """A Parquet file that belongs to a final.
 
     Attributes:
-        folder: ``curves`` or ``predictions``.
+        folder: ``curves``, ``predictions`` or ``matrices``.
         file: its name.
         sha256: of its content.
         rows: how many rows it holds.
@@ -45,7 +45,8 @@ class Final:
         stages: one row per stage used.
         epochs: the curves; empty when read back unless asked for.
         predictions: the predictions; empty when read back unless asked for.
-        sides: the files that hold the two, once committed.
+        matrices: what confirmed runs are looked at by; empty when read back unless asked for.
+        sides: the files that hold the three, once committed.
     """
 
     order_id: str
@@ -54,6 +55,7 @@ class Final:
     stages: Sequence[StageRow] = ()
     epochs: Sequence[EpochRow] = ()
     predictions: Sequence[PredictionRow] = ()
+    matrices: Sequence[MatrixRow] = ()
     sides: Sequence[SideFile] = ()
 
     @property
@@ -63,11 +65,12 @@ class Final:
 
 
 def write_sides(root: Path, final: Final) -> list[SideFile]:
-    """Write the curves and predictions of a final below ``root``, durably; return where they are."""
+    """Write what stands beside the record of a final below ``root``, durably; return where it is."""
     sides = []
     for folder, table in (
         ("curves", arrow_table(EpochRow, final.epochs)),
         ("predictions", arrow_table(PredictionRow, final.predictions)),
+        ("matrices", arrow_table(MatrixRow, final.matrices)),
     ):
         if table.num_rows:
             named = put_named(root / folder, file_stem(final.order_id), ".parquet", parquet_bytes(table))
@@ -76,7 +79,7 @@ def write_sides(root: Path, final: Final) -> list[SideFile]:
 
 
 def read_side(root: Path, final: Final, folder: str) -> pa.Table:
-    """Return the ``curves`` or ``predictions`` of a committed final, verified; no rows if it has none.
+    """Return a side of a committed final as a table, verified; no rows if it has none.
 
     Raises:
         StudyError: if the file is missing, damaged, or has another number of rows than the final says.

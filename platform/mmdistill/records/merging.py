@@ -69,7 +69,7 @@ def merge(output: Path, studies: Sequence[Path], command: str) -> list[Origin]:
     Raises:
         InputError: with every problem at once; nothing was written then.
     """
-    problems = list(_of_output(output))
+    problems = [*_of_output(output), *_of_number(studies)]
     found: list[_Found] = []
     for root in studies:
         unsound = _unsound(root)
@@ -99,6 +99,11 @@ def origins_of(folder: Path) -> list[Origin]:
 def _of_output(output: Path) -> Iterator[Problem]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         yield Problem(str(output), "there is something here already", "give a new folder")
+
+
+def _of_number(studies: Sequence[Path]) -> Iterator[Problem]:
+    if not studies:
+        yield Problem("STUDIES", "no study is named", "name at least one")
 
 
 def _unsound(root: Path) -> list[Problem]:

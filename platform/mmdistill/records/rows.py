@@ -123,6 +123,33 @@ class PredictionRow(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatrixRow(Row):
+    """One line of a square matrix between the same few training rows, sorted by label.
+
+    Of every confirmed run: cosine similarities between the features of the rows, the student's own and those
+    of what it learns from, and the transport plan between the two where a term has one.
+    """
+
+    table = "matrices"
+    order = ("arm", "fold", "seed_index", "trial_id", "matrix", "place")
+
+    trial_id: Annotated[str, "key of the run"]
+    arm: Annotated[str, "alternative of the ablation"]
+    pair_id: Annotated[str, "equal for runs that may be compared"]
+    seed_index: Annotated[int, "number of the repetition, from 0"]
+    fold: Annotated[int, "fold, from 0"]
+    matrix: Annotated[str, "student | teacher: cosine similarities; plan: transport"]
+    place: Annotated[int, "line of the matrix, from 0; column n stands for the same row as line n"]
+    row: Annotated[str, "identity of the row in the data set"]
+    label: Annotated[float, "class index, or the first target; NaN without one"]
+    values: Annotated[
+        list[float],
+        "one per column; similarities -1 to 1, rounded to 0.001; plan: share of the mass of the teacher's "
+        "line that goes to the student's column, rounded to 0.0001",
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttemptRow(Row):
     """One attempt at an order; no end means that it was killed or is running."""
 
@@ -233,7 +260,7 @@ class OpeningRow(Row):
 
 TABLES: dict[str, type[Row]] = {
     kind.table: kind
-    for kind in (TrialRow, StageRow, EpochRow, PredictionRow, AttemptRow, StudyRow, OpeningRow)
+    for kind in (TrialRow, StageRow, EpochRow, PredictionRow, MatrixRow, AttemptRow, StudyRow, OpeningRow)
 }
 
 
@@ -269,6 +296,7 @@ __all__ = [
     "TABLES",
     "AttemptRow",
     "EpochRow",
+    "MatrixRow",
     "OpeningRow",
     "PredictionRow",
     "Row",

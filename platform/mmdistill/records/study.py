@@ -17,7 +17,15 @@ import pyarrow as pa
 from mmdistill.errors import ConfigError, ConflictError, InputError, Problem, StudyError
 from mmdistill.records.finals import Final, final_body, parsed_final, read_side, write_sides
 from mmdistill.records.revisions import normal, refusals, stamped
-from mmdistill.records.rows import AttemptRow, EpochRow, OpeningRow, PredictionRow, StudyRow, TrialRow
+from mmdistill.records.rows import (
+    AttemptRow,
+    EpochRow,
+    MatrixRow,
+    OpeningRow,
+    PredictionRow,
+    StudyRow,
+    TrialRow,
+)
 from mmdistill.records.schema import from_json, to_json
 from mmdistill.records.sealed import seal, unseal
 from mmdistill.records.shelf import Shelf
@@ -238,7 +246,7 @@ class StudyFolder:
     def put_final(self, final: Final) -> bool:
         """Commit the result of an order; return False, and change nothing, if it has one already.
 
-        Curves and predictions are written first; the record in ``finals/`` is the commit mark.
+        Curves, predictions and matrices are written first; the record in ``finals/`` is the commit mark.
         """
         if self.has_final(final.order_id):
             return False
@@ -281,7 +289,7 @@ class StudyFolder:
         return {order_id for order_id in orders if self.has_final(order_id)} if self._withdrawals else orders
 
     def final(self, order_id: str, *, whole: bool = False) -> Final:
-        """Return the result of an order, with its curves and predictions if ``whole``.
+        """Return the result of an order, with its curves, predictions and matrices if ``whole``.
 
         Raises:
             StudyError: if there is none, or if one of its files is torn, damaged or altered.
@@ -304,13 +312,14 @@ class StudyFolder:
         return (self.final(order_id) for order_id in sorted(self.final_ids()))
 
     def side(self, final: Final, folder: str) -> pa.Table:
-        """Return the ``curves`` or ``predictions`` of a result as a table, verified."""
+        """Return the ``curves``, ``predictions`` or ``matrices`` of a result as a table, verified."""
         return read_side(self.root, final, folder)
 
     def _completed(self, final: Final) -> Final:
         epochs = [EpochRow(**row) for row in self.side(final, "curves").to_pylist()]
         predictions = [PredictionRow(**row) for row in self.side(final, "predictions").to_pylist()]
-        return dataclasses.replace(final, epochs=epochs, predictions=predictions)
+        matrices = [MatrixRow(**row) for row in self.side(final, "matrices").to_pylist()]
+        return dataclasses.replace(final, epochs=epochs, predictions=predictions, matrices=matrices)
 
 
 def _without_secrets(row: TrialRow) -> TrialRow:

@@ -16,6 +16,7 @@ from mmdistill.reports.sources import Source, load, sources
 TIME_LIMIT_S = 30.0
 # How long a query that was interrupted may take to end.
 GRACE_S = 2.0
+_THREAD = "mmdistill-query"
 # Tables may be compacted anew while they are read, so often in a row hardly.
 _TRIES = 5
 
@@ -57,19 +58,26 @@ def query_sources(found: Sequence[Source], sql: str, *, time_limit_s: float = TI
                 guard.require_one_select(connection, sql)
                 connection.execute("BEGIN TRANSACTION READ ONLY")
                 loaded.set()
-                outcomes.put(guard.answer(connection, sql, time_limit_s))
+                outcome: pa.Table | Exception = guard.answer(connection, sql, time_limit_s)
         except Exception as error:  # Raised where the query was asked.
-            outcomes.put(error)
-        finally:
-            loaded.set()
+            outcome = error
+        loaded.set()
+        outcomes.put(outcome)
 
     # DuckDB looks for an interrupt between rows: one huge value is left to itself, and ends with the process.
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, name=_THREAD, daemon=True)
+    thread.start()
     loaded.wait()
     try:
         outcome = outcomes.get(timeout=time_limit_s + GRACE_S)
     except Empty:
         raise guard.too_slow(time_limit_s) from None
+    thread.join()
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
+
+
+def is_any_left_running() -> bool:
+    """Return whether a query that was given up still computes; Python cannot end in good order then."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())

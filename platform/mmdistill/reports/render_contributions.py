@@ -124,11 +124,11 @@ def harm_table(sets: Sequence[HarmSet]) -> Section:
     header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of rows"]
     header += ["classes worse, better (by chance)"] if any(one.classes for one in sets) else []
     header += ["groups worse, better (by chance)"] if any(one.groups for one in sets) else []
-    names = shortened([one.arm for one in sets])
+    names = shortened([*(one.arm for one in sets), *(one.against for one in sets)])
     lines = [
         [
             names[one.arm],
-            one.against,
+            names[one.against],
             str(one.harmed.rows),
             str(one.rescued.rows),
             f"{one.expected:.1f}",

@@ -7,31 +7,24 @@ import contextlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mmdistill.errors import StudyError
 from mmdistill.pipeline.execute import failed_final
 from mmdistill.pipeline.order import Order
-from mmdistill.records.events import write_experiment_events, write_trial_events
+from mmdistill.records.board import TENSORBOARD, Board
 from mmdistill.records.finals import Final
-from mmdistill.records.rows import PHASES, EpochRow, OpeningRow, TrialRow
+from mmdistill.records.rows import OpeningRow
 from mmdistill.records.study import StudyFolder
-from mmdistill.settings import Choice, Dimension, Range
 from mmdistill.studies.protocol import Proposer, State, Step, StudyProtocol
 from mmdistill.studies.study import Study
-from mmdistill.terms.base import Task
 
 # A failed order is tried again this often before it is written down as failed.
 RETRIES = 2
 DIED = "its process died, perhaps out of memory"
 GIVEN_UP = "given up"
-SHOWN_METRICS: dict[Task, tuple[str, ...]] = {
-    "classification": ("accuracy", "log_loss", "ace", "macro_f1", "worst_class_accuracy"),
-    "regression": ("ccc", "rmse"),
-}
 
 
 class Session:
@@ -41,6 +34,7 @@ class Session:
         self.study, self.folder = study, folder
         self.protocol = StudyProtocol(study, propose, arm_revisions(folder))
         self.failed: list[str] = []
+        self._board = Board(folder, folder.root / TENSORBOARD)
         self._failures: Counter[str] = Counter()
         # These grow in place; what the protocol is shown is always what is on record.
         self._decisions, self._selections = folder.decisions(), folder.selections()
@@ -52,7 +46,7 @@ class Session:
     @property
     def tensorboard(self) -> Path:
         """Return the root of the TensorBoard tree."""
-        return self.folder.root / "tensorboard"
+        return self._board.root
 
     @property
     def is_finished(self) -> bool:
@@ -105,7 +99,7 @@ class Session:
         if self.folder.has_final(order.order_id) and order.lanes:
             # The event files are a view, written again by the next run: they must not end this one.
             with contextlib.suppress(OSError):
-                self._show(self.folder.final(order.order_id, whole=True))
+                self._board.show(self.folder.final(order.order_id))
         return outcome
 
     def _disk(self, order: Order) -> str:
@@ -117,12 +111,7 @@ class Session:
 
     def show_missing(self) -> None:
         """Write the TensorBoard files that a killed driver left out; they are a view, never the truth."""
-        if not any(self.tensorboard.glob("*tfevents*")):
-            metrics = SHOWN_METRICS[self.study.task]
-            write_experiment_events(self.tensorboard, _domains(self.study), metrics, _charts(self.study))
-        for final in list(self.folder.finals()):
-            if final.trials and not all(self._place(row).is_dir() for row in final.trials):
-                self._show(self.folder.final(final.order_id, whole=True))
+        self._board.catch_up()
 
     def _current(self) -> Step:
         while self._step is None:
@@ -154,32 +143,6 @@ class Session:
             for lane in order.lanes
         ]
         self.folder.put_opening(rows)
-
-    def _place(self, trial: TrialRow) -> Path:
-        repetition = {
-            "validate": f"-seed{trial.seed_index}",
-            "confirm": f"-{trial.seed_index or 0:03d}",
-            "test": f"-{trial.seed_index or 0:03d}",
-        }.get(trial.phase, "")
-        return self.tensorboard / f"{_proposal(trial)}{repetition}{self._fold(trial)}"
-
-    def _fold(self, trial: TrialRow) -> str:
-        folds = max(len(arm.run.data.folds.opened_folds) for arm in self.study.arms)
-        return f"-fold{trial.fold}" if folds > 1 else ""
-
-    def _show(self, final: Final) -> None:
-        shown = SHOWN_METRICS[self.study.task]
-        curves: dict[str, list[EpochRow]] = {}
-        for row in final.epochs:
-            curves.setdefault(row.trial_id, []).append(row)
-        for trial in final.trials:
-            write_trial_events(
-                self._place(trial),
-                hparams={"arm": trial.arm, "phase": trial.phase} | trial.parameters,
-                metrics={name: trial.metrics[name] for name in shown if name in trial.metrics},
-                curves=_points(curves.get(trial.trial_id, [])),
-                row=f"{_proposal(trial)}{self._fold(trial)}",
-            )
 
 
 class _Finals(Mapping[str, Final]):
@@ -213,43 +176,3 @@ def why_failed(folder: StudyFolder, order_id: str, otherwise: str = DIED) -> str
 def arm_revisions(folder: StudyFolder) -> dict[str, int]:
     """Return with which revision of the study each arm came."""
     return {arm["name"]: arm.get("revision", 1) for arm in json.loads(folder.row.arms_json)}
-
-
-def _proposal(trial: TrialRow) -> str:
-    """Return what names a trial without its seed, so that the repetitions of a proposal share it."""
-    number = f"-{trial.number:03d}" if trial.phase in {"search", "validate"} else ""
-    return f"{trial.arm}/{trial.phase}{number}"
-
-
-def _points(rows: Iterable[EpochRow]) -> list[tuple[str, int, float]]:
-    return [(row.name, row.epoch, row.value) for row in rows]
-
-
-def _charts(study: Study) -> dict[str, tuple[str, ...]]:
-    """Return what is shown together: how a teacher that trains along scores and what it still knows."""
-    if not any(arm.run.active_terms() and arm.run.trains_teacher() for arm in study.arms):
-        return {}
-    score = "ccc" if study.task == "regression" else "accuracy"
-    return {"teacher that trains along": (f"validation/teacher_{score}", "validation/teacher_auxiliary_r2")}
-
-
-def _domains(study: Study) -> dict[str, dict[str, Any]]:
-    """Return the columns of the HParams page: what tells its rows apart, and what any arm searches."""
-    spaces: dict[str, list[Dimension]] = {}
-    for arm in study.arms:
-        for path, dimension in arm.space.items():
-            spaces.setdefault(path, []).append(dimension)
-    names = {"arm": [arm.name for arm in study.arms], "phase": list(PHASES)}
-    return {column: {"choice": options} for column, options in names.items()} | {
-        path: _united(dimensions) for path, dimensions in spaces.items()
-    }
-
-
-def _united(dimensions: Sequence[Dimension]) -> dict[str, Any]:
-    """Return one domain with all values of one setting: arms may search different parts of it."""
-    options = [option for found in dimensions if isinstance(found, Choice) for option in found.choice]
-    ends = [end for found in dimensions if isinstance(found, Range) for end in (found.low, found.high)]
-    if not ends:
-        return {"choice": list({json.dumps(option, sort_keys=True): option for option in options}.values())}
-    ends += [float(option) for option in options if isinstance(option, int | float)]
-    return {"low": min(ends), "high": max(ends)}

@@ -198,6 +198,10 @@ class AbstractTerm(nn.Module, abc.ABC, Generic[Own]):
         """Return a numeric setting as a tensor [K]."""
         return lane_values([getattr(settings, name) for settings in self.lanes], like)
 
+    def plan(self, batch: Batch) -> Tensor | None:
+        """Return the plan_KBB by which the term couples teacher (lines) and student; None if it has none."""
+        return None
+
     @abc.abstractmethod
     def forward(self, batch: Batch) -> TermValue:
         """Return the unweighted value of each lane."""

@@ -1,11 +1,12 @@
 """Structural transport of PKDOT and MT-PKDOT: entropic optimal transport between similarity structures."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from mmdistill.losses.structural import Coupling, structural_transport
+from mmdistill.losses.structural import Coupling, structural_plan, structural_transport
 from mmdistill.settings import Tunable
 from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermValue, require
 from mmdistill.transport.sinkhorn import Value
@@ -76,26 +77,22 @@ class Transport(AbstractTerm[TransportSettings]):
 
     def forward(self, batch: Batch) -> TermValue:
         """Return the divergence of each lane; details tell how well its problem was solved."""
-        student = batch.student.features_KBD
-        teacher = require(batch.teacher, "teacher").features_KBD.detach()
-        value, details = structural_transport(
-            student,
-            teacher,
-            eps_rel=self.per_lane("eps_rel", student),
-            eps=self.shared.eps,
-            k=self.per_lane("k", student).long(),
-            anchors=self.shared.anchors,
-            shift=self.shared.shift,
-            detach_shift=self.shared.detach_shift,
-            debias=self.shared.debias,
-            coupling=self.shared.coupling,
-            value=self.shared.value,
-            **{
-                name: self.per_lane(name, student)
-                for name in ("penalty_rel", "structure")
-                if name not in UNUSED[self.shared.coupling]
-            },
-            tolerance=self.shared.tolerance,
-            iterations=self.shared.iterations,
-        )
+        value, details = structural_transport(*self._structures(batch), **self._problem(batch))
         return TermValue(value, details)
+
+    def plan(self, batch: Batch) -> Tensor:
+        """Return the plan between the points of teacher and student."""
+        return structural_plan(*self._structures(batch), **self._problem(batch))
+
+    def _structures(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch.student.features_KBD, require(batch.teacher, "teacher").features_KBD.detach()
+
+    def _problem(self, batch: Batch) -> dict[str, Any]:
+        shared, student = self.shared, batch.student.features_KBD
+        free = [n for n in ("penalty_rel", "structure") if n not in UNUSED[shared.coupling]]
+        same = ("eps", "anchors", "shift", "detach_shift", "debias", "coupling", "value", "tolerance")
+        return {
+            **{name: self.per_lane(name, student) for name in ("eps_rel", *free)},
+            **{name: getattr(shared, name) for name in (*same, "iterations")},
+            "k": self.per_lane("k", student).long(),
+        }

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmdistill.losses.anchors import similarities
 from mmdistill.losses.discrepancy import mmd
 from mmdistill.losses.hints import fitnet
 from mmdistill.models.network import Network, Outputs
@@ -181,6 +182,25 @@ class StudentObjective:
                 parts = (self._rows.train, part)
                 seen["teacher_auxiliary_r2"] = input_r2(self._live.teacher, hidden, parts)
         return seen
+
+    @torch.no_grad()
+    def structures(self, rows_KB: Tensor) -> dict[str, Tensor]:
+        """Return matrices_KBB between rows: ``student``, and beside frozen teachers ``teacher`` and ``plan``.
+
+        The first two are cosine similarities between the features, the teacher's as the rows are taught; the
+        plan is that of the first term that has one. Nothing of a teacher that trains along.
+        """
+        inputs = at_rows(self._rows.train.inputs, self.student.modalities, rows_KB)
+        student = self.student.with_missing(inputs)[0]
+        found = {"student": similarities(student.features_KBD)}
+        if self._frozen is None:
+            return found
+        teacher, _ = self._frozen.taught(rows_KB)
+        found["teacher"] = similarities(teacher.features_KBD)
+        batch = Batch(student, teacher, rows_KB=rows_KB)
+        plans = (term.plan(batch) for term in self._terms.values())
+        plan_KBB = next((plan_KBB for plan_KBB in plans if plan_KBB is not None), None)
+        return found if plan_KBB is None else found | {"plan": plan_KBB}
 
     def _looks_at(self, part: str) -> bool:
         return any(part in term.needs for term in self._terms.values())
