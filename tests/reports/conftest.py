@@ -11,6 +11,7 @@ from mmdistill.records.finals import Final
 from mmdistill.records.rows import (
     AttemptRow,
     EpochRow,
+    MatrixRow,
     OpeningRow,
     PredictionRow,
     StageRow,
@@ -127,6 +128,7 @@ class MadeStudy:
             "stages": arrow_table(StageRow, self.stages),
             "epochs": arrow_table(EpochRow, []),
             "predictions": arrow_table(PredictionRow, self.predictions),
+            "matrices": arrow_table(MatrixRow, []),
             "attempts": arrow_table(AttemptRow, self.attempts),
             "studies": arrow_table(StudyRow, [self.study]),
             "test_openings": arrow_table(OpeningRow, self.openings),

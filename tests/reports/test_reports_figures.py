@@ -65,6 +65,17 @@ def test_the_golden_store_fills_what_it_can_and_says_why_not_the_rest(golden, tm
             assert content.startswith(b"\x89PNG")
 
 
+def test_a_study_that_has_only_searched_shows_its_budget_and_one_that_has_not_begun_nothing(
+    new_study, tmp_path
+):
+    study = new_study(["student_only", "hinton"])
+    assert draw(Sources(study.tables()), tmp_path).files == ()
+    study.add_search("student_only", [0.9, 0.7, 0.8])
+    found = draw(Sources(study.tables()), tmp_path)
+    assert {file.stem for file in found.files} == {"budget"}
+    assert found.skipped["forest"] == "no two arms share a finished pair yet; go on with `mmdistill run`"
+
+
 def test_the_same_study_gives_the_same_files(golden, tmp_path):
     first, second = (draw(golden, tmp_path / name, ["forest"]) for name in "ab")
     assert [f.read_bytes() for f in first.files] == [f.read_bytes() for f in second.files]

@@ -1,5 +1,6 @@
 """`mmdistill why`: the runs behind a cell of the table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmdistill.cli.printing import print_json, text_table
@@ -55,4 +56,10 @@ def _exclusions(found: Why) -> str:
 
 def _lines(values: dict[str, object]) -> str:
     width = max(map(len, values), default=0)
-    return "\n".join(f"  {name.ljust(width)}  {'-' if v is None else v}" for name, v in values.items())
+    return "\n".join(f"  {name.ljust(width)}  {_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items()) or "none"
+    return "-" if value is None else str(value)

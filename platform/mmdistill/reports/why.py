@@ -30,6 +30,8 @@ _PROVENANCE = (
     "threads",
     "created_at",
     "command",
+    "versions_json",
+    "hardware_json",
 )
 
 
@@ -130,7 +132,7 @@ def why(root: Path, arm: str, metric: str | None = None) -> Why:
         parameters=_parameters(behind),
         proposals=tuple(sorted({run["number"] for run in behind.values() if run["number"] is not None})),
         frozen=declared.frozen,
-        provenance={name: readings.study[name] for name in _PROVENANCE},
+        provenance=_provenance(readings.study),
         rerun=shlex.join(["mmdistill", "rerun", str(root), "--arm", arm]),
     )
 
@@ -140,6 +142,13 @@ def runs_behind(root: Path, arm: str) -> list[str]:
     readings = _readings(latest(StudyFolder.open(root)), arm, None)
     behind = readings.arms.get(arm, Arm({}, None)).runs
     return [behind[pair]["trial_id"] for pair in sorted(behind)]
+
+
+def _provenance(study: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: study[name] for name in _PROVENANCE if not name.endswith("_json")}
+    texts = {name.removesuffix("_json"): study[name] for name in _PROVENANCE if name.endswith("_json")}
+    # Studies of earlier versions have none.
+    return plain | {name: json.loads(text) for name, text in texts.items() if text}
 
 
 def _readings(tables: Mapping[str, pa.Table], arm: str, metric: str | None) -> Readings:

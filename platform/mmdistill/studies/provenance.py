@@ -8,7 +8,7 @@ import re
 import shlex
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +18,7 @@ import mmdistill
 from mmdistill.records.rows import StudyRow
 from mmdistill.redaction import HIDDEN, is_secret, redacted
 from mmdistill.settings import digest
-from mmdistill.studies.arm import Arm, place_in_lattice
-from mmdistill.studies.file import StudyFile
+from mmdistill.studies.arm import place_in_lattice
 from mmdistill.studies.planned import planned
 from mmdistill.studies.study import Study
 
@@ -50,7 +49,7 @@ SOURCE = Path(mmdistill.__file__).resolve().parents[2]
 
 def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     """Return the record of a study that begins now."""
-    file, runs = study.file, planned(study)
+    file = study.file
     commit, dirty = _git()
     return StudyRow(
         name=file.name,
@@ -62,7 +61,7 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         reference=file.reference,
         margin=file.margin,
         contrasts_json=json.dumps([contrast.as_json() for contrast in file.contrasts]),
-        arms_json=json.dumps([_declared(arm, runs[arm.name].runs, file) for arm in study.arms]),
+        arms_json=json.dumps(_arms(study)),
         trials=file.search.trials,
         tuning=_tuning(study),
         pairs=file.confirm.pairs * max(arm.run.data.fold_count for arm in study.arms),
@@ -85,25 +84,29 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     )
 
 
-def _declared(arm: Arm, runs: Mapping[str, int], file: StudyFile) -> dict[str, Any]:
-    """Return what the record of a study says of an arm."""
-    return {
-        "name": arm.name,
-        "recipe": arm.recipe,
-        "dimensions": len(arm.space),
-        "digest": arm.digest,
-        "note": arm.note,
-        "baseline": arm.baseline,
-        "frozen": arm.frozen,
-        "base": arm.base,
-        "change": arm.change,
-        "folds": arm.run.data.folds.scheme,
-        "tuning": arm.run.data.folds.tuning,
-        "planned": runs,
-        **place_in_lattice(arm),
-        "prices": file.prices,
-        "price_unit": file.price_unit,
-    }
+def _arms(study: Study) -> list[dict[str, Any]]:
+    """Return what is declared of every arm, see the column ``arms_json``."""
+    runs = planned(study)
+    return [
+        {
+            "name": arm.name,
+            "recipe": arm.recipe,
+            "dimensions": len(arm.space),
+            "digest": arm.digest,
+            "note": arm.note,
+            "baseline": arm.baseline,
+            "frozen": arm.frozen,
+            "base": arm.base,
+            "change": arm.change,
+            "folds": arm.run.data.folds.scheme,
+            "tuning": arm.run.data.folds.tuning,
+            "planned": runs[arm.name].runs,
+            **place_in_lattice(arm),
+            "prices": study.file.prices,
+            "price_unit": study.file.price_unit,
+        }
+        for arm in study.arms
+    ]
 
 
 def hardware() -> dict[str, Any]:
