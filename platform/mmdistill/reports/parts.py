@@ -1,10 +1,13 @@
 """The sections of the page on single teachers and modalities, and on what an arm does to single rows."""
 
+from collections.abc import Sequence
+
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.contributions import Lattice, Part
+from mmdistill.reports.harm import HarmSet
 from mmdistill.reports.render_contributions import HARM_NOTE, contribution_notes, harm_table, lattice_tables
-from mmdistill.reports.sections import Section, Verdict, grid_of, interval_row, span, tone
+from mmdistill.reports.sections import Facts, Grid, Section, Verdict, grid_of, interval_row, span, tone
 
 _MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
@@ -61,7 +64,7 @@ def contributions(ablation: Ablation) -> Section | None:
     if not ablation.lattices:
         return None
     charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
-    tables = [grid_of(table) for lattice in ablation.lattices for table in lattice_tables(lattice)]
+    tables = [table for lattice in ablation.lattices for table in _tables(lattice)]
     lead = [
         text for lattice in ablation.lattices for part, text in _told(lattice) if not _is_named(part, lattice)
     ]
@@ -69,6 +72,13 @@ def contributions(ablation: Ablation) -> Section | None:
     kinds = " and ".join(dict.fromkeys(_KINDS[lattice.kind] for lattice in ablation.lattices))
     again = ["mmdistill table STUDY"]
     return Section("contributions", f"What each {kinds} gives", [*charts, *tables], lead, notes, again)
+
+
+def _tables(lattice: Lattice) -> list[Grid]:
+    first, *others = (grid_of(table) for table in lattice_tables(lattice))
+    # There is room for the whole name here.
+    title = f"{_KINDS[lattice.kind]} of {lattice.full}"
+    return [first._replace(label=title, header=[title, *first.header[1:]]), *others]
 
 
 def _chart(lattice: Lattice, ablation: Ablation, place: int) -> list[Chart]:
@@ -103,10 +113,19 @@ def harm(ablation: Ablation) -> Section | None:
     """Return how many rows each arm turns from right to wrong whatever the seed, and back."""
     if not ablation.harm:
         return None
-    most = max([1.0, *(max(one.harmed.rows, one.rescued.rows, one.expected) for one in ablation.harm)])
+    parts: list[Grid | Chart | Facts] = [*_harm_chart(ablation.harm), grid_of(harm_table(ablation.harm))]
+    again = ["mmdistill table STUDY --json"]
+    return Section("harm", "Harm set", parts, notes=[f"{HARM_NOTE}."], again=again)
+
+
+def _harm_chart(sets: Sequence[HarmSet]) -> list[Chart]:
+    """Return the bars of all arms; none where no row turns."""
+    if not any(one.harmed.rows or one.rescued.rows for one in sets):
+        return []
+    most = max(max(one.harmed.rows, one.rescued.rows, one.expected) for one in sets)
     rows = [
         {"arm": one.arm, "kind": kind, "rows": sign * turned.rows, "chance": sign * one.expected}
-        for one in ablation.harm
+        for one in sets
         for kind, sign, turned in (("to wrong", -1, one.harmed), ("to right", 1, one.rescued))
     ]
     drawn = chart(
@@ -118,7 +137,4 @@ def harm(ablation: Ablation) -> Section | None:
         low=-most,
         high=most,
     )
-    grid = grid_of(harm_table(ablation.harm))
-    return Section(
-        "harm", "Harm set", [drawn, grid], notes=[f"{HARM_NOTE}."], again=["mmdistill table STUDY --json"]
-    )
+    return [drawn]

@@ -247,7 +247,7 @@ def conduct(ablation: Ablation, study: Mapping[str, Any]) -> Section:
         study: its row in the table ``studies``.
     """
     header, lines = budget_lines(ablation)
-    facts = [(name.replace("_", " "), _text(value)) for name, value in study.items() if _is_fact(name, value)]
+    facts = [fact for name, value in study.items() for fact in _facts(name, value)]
     parts: list[Part] = [
         Grid("What every arm was given", header, lines, frozenset({0, len(header) - 1})),
         Facts(facts),
@@ -257,13 +257,23 @@ def conduct(ablation: Ablation, study: Mapping[str, Any]) -> Section:
     return Section("conduct", "How it was run", parts, [openings], again=again)
 
 
-def _is_fact(name: str, value: Any) -> bool:
-    return value is not None and value != "" and not name.endswith("_json")
+# Shown elsewhere on the page, and longer than a line.
+_NO_FACTS = ("contrasts_json", "arms_json")
+
+
+def _facts(name: str, value: Any) -> list[tuple[str, str]]:
+    """Return a column of the study as names and values; an object in JSON as one line."""
+    if value in (None, "") or name in _NO_FACTS:
+        return []
+    words = name.removesuffix("_json").replace("_", " ")
+    if name.endswith("_json"):
+        found = json.loads(value)
+        parts = [f"{key} {_text(one)}" for key, one in found.items() if one not in (None, "", [])]
+        return [(words, ", ".join(parts))] if parts else []
+    return [(words, _text(value))]
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
