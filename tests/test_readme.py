@@ -128,11 +128,11 @@ def test_what_is_asked_before_a_run_is_answered(arguments, workplace, monkeypatc
     assert capsys.readouterr().out.strip()
 
 
-def test_the_export_of_the_readme_is_written(finished, tmp_path, monkeypatch):
-    ((arguments,),) = (param.values for param in commands({"export"}))
+@pytest.mark.parametrize("arguments", commands({"export"}))
+def test_the_export_of_the_readme_is_written(arguments, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([filled(argument, finished) for argument in arguments]) == 0
-    assert (tmp_path / arguments[-1]).is_file()
+    assert (tmp_path / arguments[-1]).exists()
 
 
 def test_a_row_without_a_label_is_given_as_it_tells(tmp_path, monkeypatch):
@@ -151,15 +151,18 @@ def test_the_study_of_the_readme_ends_with_a_table_of_its_arms(finished, capsys)
     assert sorted(row["arm"] for row in rows) == sorted(arms)
 
 
-def test_the_tables_open_without_our_code(finished):
-    code = block("python")
-    assert EXAMPLE in code
-    tree = ast.parse(code.replace(EXAMPLE, str(finished)))
-    last = ast.Expression(tree.body.pop().value)
+def test_the_tables_are_asked_from_python_with_our_code_and_without(finished):
+    code = block("python").replace(EXAMPLE, str(finished)).replace('"results"', f'"{finished.parent}"')
+    *imports, ours, plain = ast.parse(code).body
     names = {}
-    exec(compile(tree, "README.md", "exec"), names)
-    rows = eval(compile(last, "README.md", "eval"), names).fetchall()
-    assert sorted(rows) == [(arm, 2) for arm in ("hinton", "mt_pkdot", "self_distillation", "student_only")]
+    exec(compile(ast.Module(imports, []), "README.md", "exec"), names)
+    ours, plain = (
+        eval(compile(ast.Expression(line.value), "README.md", "eval"), names) for line in (ours, plain)
+    )
+    arms = ("hinton", "mt_pkdot", "self_distillation", "student_only")
+    assert sorted(plain.fetchall()) == [(arm, 2) for arm in arms]
+    assert sorted(ours["arm"]) == sorted(arms)
+    assert set(ours["study"]) == {"pain"}
 
 
 def test_every_command_is_shown():

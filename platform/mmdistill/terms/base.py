@@ -26,8 +26,8 @@ class TermSettings(Settings):
 
     The range of a weight reaches from about a tenth of the task's gradient in the student to ten times it, as
     measured on digits_views with `tests/benchmarks/term_weights.py`, less far where more did harm
-    (`competing_students`, `correlation`, `information_flow`), and contains the published weight if there is
-    one on the same scale.
+    (`centroid`, `competing_students`, `correlation`, `information_flow`), and contains the published
+    weight if there is one on the same scale.
     """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.01, high=10.0, log=True)] = 1.0

@@ -12,7 +12,7 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermV
 class CentroidSettings(TermSettings):
     """Distance between the mean rows of the two similarity matrices, over the root of the batch size."""
 
-    weight: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 0.2
+    weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 0.2
 
 
 @TERMS.register("centroid")
