@@ -106,8 +106,8 @@ def test_teachers_are_trained_once_per_network_seed_and_fold(undisturbed):
         FROM stages WHERE stage = 'teacher' GROUP BY ALL
     """
     rows = query(undisturbed, sql).to_pylist()
-    assert {row["name"] for row in rows} == {"audio", "decoy", "audio+decoy+face"}
-    assert len(rows) == 3 * (1 + 1 + 2)  # networks x (search, validation, confirmation seeds)
+    assert {row["name"] for row in rows} == {"audio", "decoy", "face", "audio+decoy+face"}
+    assert len(rows) == 4 * (1 + 1 + 2)  # networks x (search, validation, confirmation seeds)
     assert all((row["keys"], row["trained"]) == (1, 1) for row in rows)
 
 
@@ -297,6 +297,5 @@ def test_a_regression_study_runs_from_end_to_end(finished, tmp_path, regression)
     sql = "SELECT len(targets) AS t, len(outputs) AS o, count(*) AS n FROM predictions GROUP BY ALL"
     assert query(tmp_path / "study", sql).to_pylist() == [{"t": 2, "o": 2, "n": 3 * 2 * 24}]
     shares = query(tmp_path / "study", "SELECT selection FROM trials WHERE arm = 'mt_pkdot'").to_pylist()
-    assert all(
-        sum(row["selection"][name] for name in ("strong", "joint")) == pytest.approx(1) for row in shares
-    )
+    assert all(set(row["selection"]) == {"strong", "student", "joint"} for row in shares)
+    assert all(sum(row["selection"].values()) == pytest.approx(1) for row in shares)

@@ -44,7 +44,7 @@ def many(begin, tmp_path, monkeypatch):
     def _many(trials):
         study = assemble(StudyFile.model_validate(merged(TINY, {"search": {"trials": trials}})), "many.toml")
         session = begin(study, tmp_path / str(trials))
-        monkeypatch.setattr(session, "_show", lambda _final: None)
+        monkeypatch.setattr(session._board, "show", lambda _final: None)
         return session
 
     return _many

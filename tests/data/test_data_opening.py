@@ -108,8 +108,8 @@ def test_names_the_modalities_that_the_card_lacks():
     found = check_data(settings, "s.toml: data")
     assert texts(found) == (
         "s.toml: data.student: 'planted' has no modality 'fase'; "
-        "did you mean 'face'? known: face, audio, decoy\n"
-        "s.toml: data.privileged: 'planted' has no modality 'zzz'; known: face, audio, decoy"
+        "did you mean 'face'? known: face, audio, decoy, static\n"
+        "s.toml: data.privileged: 'planted' has no modality 'zzz'; known: face, audio, decoy, static"
     )
     with pytest.raises(ConfigError, match=r"data\.student: 'planted' has no modality 'fase'"):
         open_fold(settings, 0)
