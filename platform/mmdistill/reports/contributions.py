@@ -278,6 +278,25 @@ def _prices(readings: Readings, full: str, parts: Sequence[Part]) -> PriceList |
     return price_list(arm, [part.name for part in parts], claims)
 
 
+def told(lattice: Lattice) -> list[tuple[Part, str]]:
+    """Return the parts that were judged, each with its sentence."""
+    return list(zip((part for part in lattice.parts if any(_verdicts(part))), lattice.sentences, strict=True))
+
+
+def finding(part: Part) -> str:
+    """Return what is known of a part: helps, harms, helps and harms, useless or undecided."""
+    found = {verdict for verdict in _verdicts(part) if verdict in ("helps", "harms")}
+    if len(found) == 2:
+        return "helps and harms"
+    if found:
+        return str(found.pop())
+    return "useless" if "equivalent" in _verdicts(part) else "undecided"
+
+
+def _verdicts(part: Part) -> list[Verdict | None]:
+    return [effect.claim.verdict if effect.claim else None for effect in (part.add_one, part.leave_one_out)]
+
+
 _SAID: dict[Verdict, str] = {
     "helps": "helps",
     "harms": "harms",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.charts import Chart, chart
-from mmdistill.reports.contributions import Lattice, Part
+from mmdistill.reports.contributions import Lattice, Part, finding, told
 from mmdistill.reports.harm import HarmSet
 from mmdistill.reports.render_contributions import HARM_NOTE, contribution_notes, harm_table, lattice_tables
 from mmdistill.reports.sections import Facts, Grid, Section, Verdict, grid_of, interval_row, span, tone
@@ -19,44 +19,25 @@ def named(ablation: Ablation) -> list[Verdict]:
     return [
         _finding(part, text, lattice, several=several)
         for lattice in ablation.lattices
-        for part, text in _told(lattice)
+        for part, text in told(lattice)
         if _is_named(part, lattice)
     ]
 
 
-def _told(lattice: Lattice) -> list[tuple[Part, str]]:
-    """Return the parts that were judged, each with its sentence."""
-    judged = [part for part in lattice.parts if any(_verdicts(part))]
-    return list(zip(judged, lattice.sentences, strict=True))
-
-
 def _is_named(part: Part, lattice: Lattice) -> bool:
     # A frozen reading is biased towards the arm whose settings it takes: it is no headline.
-    return lattice.frozen is None and _word(part) != "undecided"
+    return lattice.frozen is None and finding(part) != "undecided"
 
 
 def _finding(part: Part, text: str, lattice: Lattice, *, several: bool) -> Verdict:
     said, _, numbers = text.removeprefix(part.name).partition(": ")
     where = f" in {lattice.full}" if several else ""
     question = f"{_KINDS[lattice.kind].capitalize()} {part.name}{where}{said}"
-    word = _word(part)
+    word = finding(part)
     return Verdict(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
 
 
 _TONES = {"helps": "helps", "harms": "harms", "useless": "equivalent"}
-
-
-def _verdicts(part: Part) -> list[str | None]:
-    return [effect.claim.verdict if effect.claim else None for effect in (part.add_one, part.leave_one_out)]
-
-
-def _word(part: Part) -> str:
-    found = {verdict for verdict in _verdicts(part) if verdict in ("helps", "harms")}
-    if len(found) == 2:
-        return "helps and harms"
-    if found:
-        return str(found.pop())
-    return "useless" if "equivalent" in _verdicts(part) else "undecided"
 
 
 def contributions(ablation: Ablation) -> Section | None:
@@ -66,7 +47,7 @@ def contributions(ablation: Ablation) -> Section | None:
     charts = [part for place, one in enumerate(ablation.lattices) for part in _chart(one, ablation, place)]
     tables = [table for lattice in ablation.lattices for table in _tables(lattice)]
     lead = [
-        text for lattice in ablation.lattices for part, text in _told(lattice) if not _is_named(part, lattice)
+        text for lattice in ablation.lattices for part, text in told(lattice) if not _is_named(part, lattice)
     ]
     notes = [f"{note}." for note in contribution_notes(ablation) if note != HARM_NOTE]
     kinds = " and ".join(dict.fromkeys(_KINDS[lattice.kind] for lattice in ablation.lattices))

@@ -6,7 +6,7 @@ from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.cells import NOTHING, Section, difference
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import shortened
-from mmdistill.reports.contributions import Effect, Lattice
+from mmdistill.reports.contributions import Effect, Lattice, Part, finding, told
 from mmdistill.reports.harm import HarmSet, Slice
 from mmdistill.reports.prices import Measure, Price, PriceList
 from mmdistill.statistics import Verdict
@@ -34,27 +34,34 @@ _AVERAGED = {"all": "in every company", "alone": "without the others", "in compa
 
 
 def contribution_sentences(ablation: Ablation) -> list[str]:
-    """Return what each teacher or modality does alone and in company; nothing before the test."""
+    """Return which teachers and modalities help, harm or are useless, alone and in company."""
     several = len(ablation.lattices) > 1
     return [
         f"{lattice.full}: {text}" if several else text
         for lattice in ablation.lattices
         if lattice.frozen is None
-        for text in lattice.sentences
+        for part, text in told(lattice)
+        if finding(part) != "undecided"
     ]
 
 
 def contribution_sections(ablation: Ablation) -> list[Section]:
-    """Return the tables of each lattice, then one of the harm sets of their arms; none without a lattice."""
+    """Return the tables of each lattice, then one of the arms in them that turn a row; none without."""
     found = [table for lattice in ablation.lattices for table in lattice_tables(lattice)]
-    arms = {cell.arm for lattice in ablation.lattices for cell in lattice.cells}
-    sets = [one for one in ablation.harm if one.arm in arms]
+    sets = [one for one in _harm_sets(ablation) if one.harmed.rows or one.rescued.rows]
     return [*found, harm_table(sets)] if sets else found
+
+
+def _harm_sets(ablation: Ablation) -> list[HarmSet]:
+    arms = {cell.arm for lattice in ablation.lattices for cell in lattice.cells}
+    return [one for one in ablation.harm if one.arm in arms]
 
 
 def lattice_tables(lattice: Lattice) -> list[Section]:
     """Return what its parts contribute, alone, in company and together, and for what price, if stated."""
-    found = [_parts(lattice), _interactions(lattice)]
+    found = [_parts(lattice)]
+    if any(pair.effect.claim for pair in lattice.interactions):
+        found.append(_interactions(lattice))
     return [*found, _prices(lattice.prices)] if lattice.prices and lattice.prices.prices else found
 
 
@@ -63,21 +70,26 @@ def _parts(lattice: Lattice) -> Section:
     frozen = ", frozen" if lattice.frozen else ""
     title = f"{_KINDS[lattice.kind]} of {lattice.full}{beside}{frozen}"
     names = shortened([title, *(part.name for part in lattice.parts)], _WIDEST_NAME)
-    header = [
-        names[title],
-        f"alone, minus {shortened([lattice.none])[lattice.none] if lattice.none else 'none'}",
-        "verdict",
-        "in company, all minus the rest",
-        "verdict",
-        "Shapley value",
-        "verdict",
-    ]
+    none = shortened([lattice.none])[lattice.none] if lattice.none else "none"
+    titles: dict[Measure, str] = {
+        "add_one": f"alone, minus {none}",
+        "leave_one_out": "in company, all minus the rest",
+        "shapley": "Shapley value",
+    }
+    shown = [measure for measure in titles if _is_known(lattice.parts, measure)]
+    header = [names[title], *(text for measure in shown for text in (titles[measure], "verdict"))]
     lines = [
-        [names[part.name], *_effect(part.add_one), *_effect(part.leave_one_out), *_effect(part.shapley)]
+        [names[part.name], *(text for measure in shown for text in _effect(getattr(part, measure)))]
         for part in lattice.parts
     ]
-    whole = ["all together", *_effect(lattice.whole), NOTHING, NOTHING, NOTHING, NOTHING]
-    return Section(header, [*lines, whole], {0, 2, 4, 6})
+    if "add_one" in shown:
+        rest = [NOTHING] * (2 * len(shown) - 2)
+        lines.append(["all together", *_effect(lattice.whole), *rest])
+    return Section(header, lines, {0, *range(2, len(header), 2)})
+
+
+def _is_known(parts: Sequence[Part], measure: Measure) -> bool:
+    return any(getattr(part, measure).claim for part in parts)
 
 
 def _effect(effect: Effect) -> list[str]:
@@ -160,6 +172,19 @@ def contribution_notes(ablation: Ablation) -> list[str]:
     ]
     if any(lattice.prices and lattice.prices.prices for lattice in ablation.lattices):
         notes.append("Prices are as stated in the study file; the best gain per cost stands first")
-    if ablation.harm:
-        notes.append(HARM_NOTE)
+    notes += [text for lattice in ablation.lattices for text in _unknown(lattice)]
+    if sets := _harm_sets(ablation):
+        turned = any(one.harmed.rows or one.rescued.rows for one in sets)
+        notes.append(
+            HARM_NOTE if turned else "Harm sets are empty: no row turns in at least 80 % of the pairs"
+        )
     return notes
+
+
+def _unknown(lattice: Lattice) -> list[str]:
+    """Return which measures no part has, each with what is missing for the first part."""
+    absent = [measure for measure in _MEASURES if not _is_known(lattice.parts, measure)]
+    return [
+        f"Not known of {lattice.full}: {_MEASURES[measure]} ({getattr(lattice.parts[0], measure).reason})"
+        for measure in absent
+    ]
