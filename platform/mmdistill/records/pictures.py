@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image, ImageDraw, ImageFont
 
 Matrices = Mapping[str, npt.NDArray[np.float64]]
 _NAMES = ("student", "teacher", "plan")
@@ -40,8 +41,6 @@ def picture(matrices: Matrices, labels: Sequence[float]) -> bytes:
         matrices: matrices_BB by name, ``student``, ``teacher`` or ``plan``.
         labels: of the lines, sorted.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     scale = max(1, _SIZE // len(labels))
     side = scale * len(labels)
     width = _GAP + (side + _GAP) * len(_NAMES)
