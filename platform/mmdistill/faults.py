@@ -26,6 +26,7 @@ _WRITTEN = {
     "attempts": "begin and end of an attempt",
     "curves": "the curves of an order",
     "predictions": "the predictions of an order",
+    "matrices": "the matrices of an order, as pictures show them",
     "finals": "the result of an order",
     "withdrawn": "the withdrawal of a failed result",
     "tensors": "the tensors of a cache entry",

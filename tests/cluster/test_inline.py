@@ -17,56 +17,8 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact, content_hash, tables
 from mmdistill.reports.ablation import summarise
 from mmdistill.reports.query import query
-from mmdistill.settings import merged
-from mmdistill.studies.file import StudyFile
 from mmdistill.studies.session import RETRIES
-from mmdistill.studies.study import assemble
 from mmdistill.training.runtime import LocalRuntime
-
-TINY = {
-    "name": "tiny",
-    "seed": 3,
-    "run": {
-        "epochs": 2,
-        "batch_size": 16,
-        "data": {
-            "dataset": "planted",
-            "options": {"rows": [64, 32, 32]},
-            "student": ["face"],
-            "privileged": ["audio", "decoy"],
-            "label_fraction": 0.5,
-        },
-        "teachers": {"epochs": 2, "out_of_fold": 2},
-        "alignment": {"epochs": 2},
-    },
-    "arms": [
-        {"name": "student_only", "recipe": "student_only"},
-        {"name": "hinton", "recipe": "hinton"},
-        {"name": "mt_pkdot", "recipe": "mt_pkdot", "edits": {"terms.transport.k": 5}},
-    ],
-    "search": {"trials": 3, "startup": 2, "generation": 1, "top": 2, "seeds": 1},
-    "confirm": {"pairs": 2},
-    "contrasts": [{"question": "Does it help?", "arm": "hinton", "against": "student_only"}],
-}
-
-
-@pytest.fixture(scope="module")
-def begun(begin):
-    """Return a function to a session of the tiny study with some changes, or on other data, in a folder."""
-
-    def _begun(root, changes=(), data=None):
-        tree = merged(TINY, dict(changes))
-        if data is not None:
-            tree["run"] = tree["run"] | {"data": data}
-        return begin(assemble(StudyFile.model_validate(tree), "tiny.toml"), root)
-
-    return _begun
-
-
-@pytest.fixture(scope="module")
-def finished(begun, finish):
-    """Return ``finished(root, ...)``: the session of such a study once it has run."""
-    return lambda root, changes=(), *, data=None, cache=None: finish(begun(root, changes, data), cache)
 
 
 def science(root):
@@ -230,10 +182,10 @@ def test_an_executor_that_gets_nothing_says_so(begun, tmp_path, monkeypatch):
         run_inline(session, StageCache(tmp_path / "cache"))
 
 
-def test_the_teacher_combination_is_searched_like_any_setting(finished, tmp_path):
+def test_the_teacher_combination_is_searched_like_any_setting(finished, tmp_path, tiny):
     pools = [["audio"], ["joint"], ["each", "joint"]]
     arms = [
-        *TINY["arms"][:2],
+        *tiny["arms"][:2],
         {"name": "any", "recipe": "hinton", "space": {"teachers.pool": {"choice": pools}}},
     ]
     session = finished(tmp_path, {"arms": arms, "search": {"trials": 8, "startup": 8, "top": 1}})
@@ -250,9 +202,9 @@ def test_the_teacher_combination_is_searched_like_any_setting(finished, tmp_path
     assert winner["parameters"]["teachers.pool"] in pools
 
 
-def test_folds_are_tuned_confirmed_and_tested_each_on_its_own(finished, tmp_path):
-    data = TINY["run"]["data"] | {"folds": {"scheme": "stratified", "count": 2}}
-    session = finished(tmp_path, {"run": {"data": data}, "arms": TINY["arms"][:2]})
+def test_folds_are_tuned_confirmed_and_tested_each_on_its_own(finished, tmp_path, tiny):
+    data = tiny["run"]["data"] | {"folds": {"scheme": "stratified", "count": 2}}
+    session = finished(tmp_path, {"run": {"data": data}, "arms": tiny["arms"][:2]})
     assert len(session.folder.selection()["winners"]) == 4
     rows = query(
         tmp_path, 'SELECT fold, count(DISTINCT "row") AS n FROM predictions GROUP BY fold'

@@ -12,53 +12,16 @@ from tensorboard.plugins.hparams import metadata
 from mmdistill.records.board import Board
 from mmdistill.records.charts import layout
 from mmdistill.records.events import interval_tags
-from mmdistill.settings import merged
-from mmdistill.studies.file import StudyFile
-from mmdistill.studies.study import assemble
-
-TINY = {
-    "name": "tiny",
-    "run": {
-        "epochs": 2,
-        "batch_size": 16,
-        "data": {
-            "dataset": "planted",
-            "options": {"rows": [64, 32, 32]},
-            "student": ["face"],
-            "privileged": ["audio", "decoy"],
-        },
-        "teachers": {"epochs": 2, "out_of_fold": 2},
-        "alignment": {"epochs": 2},
-    },
-    "arms": [
-        {"name": "student_only", "recipe": "student_only"},
-        {"name": "hinton", "recipe": "hinton"},
-        {"name": "mt_pkdot", "recipe": "mt_pkdot", "edits": {"terms.transport.k": 5}},
-    ],
-    "search": {"trials": 3, "startup": 2, "generation": 1, "top": 2, "seeds": 1},
-    "confirm": {"pairs": 2},
-}
 
 
 @pytest.fixture(scope="module")
-def begun(begin):
-    """Return a function to a session of the tiny study with some changes in a folder."""
-
-    def _begun(root, changes=()):
-        tree = merged(TINY, dict(changes))
-        return begin(assemble(StudyFile.model_validate(tree), "tiny.toml"), root)
-
-    return _begun
-
-
-@pytest.fixture(scope="module")
-def undisturbed(begun, finish, tmp_path_factory):
+def undisturbed(finished, tmp_path_factory):
     root = tmp_path_factory.mktemp("studies") / "undisturbed"
-    finish(begun(root))
+    finished(root)
     return root
 
 
-def test_the_tensorboard_tree_has_a_folder_per_run(begun, undisturbed):
+def test_the_tensorboard_tree_has_a_folder_per_run(begun, undisturbed, tiny):
     session = begun(undisturbed)
     session.show_missing()
     files = {
@@ -68,10 +31,10 @@ def test_the_tensorboard_tree_has_a_folder_per_run(begun, undisturbed):
     names = [f"search-{n:03d}" for n in range(3)] + [
         f"{p}-{n:03d}" for p in ("confirm", "test") for n in range(2)
     ]
-    runs = {f"{arm['name']}/{name}" for arm in TINY["arms"] for name in names}
+    runs = {f"{arm['name']}/{name}" for arm in tiny["arms"] for name in names}
     assert runs <= files
     assert sum("validate-" in name for name in files) == 6
-    assert {f"means/{arm['name']}" for arm in TINY["arms"]} <= files
+    assert {f"means/{arm['name']}" for arm in tiny["arms"]} <= files
     assert len(files) == len(runs) + 6 + 3 + 2
 
 
@@ -181,7 +144,7 @@ def test_every_chart_of_the_layout_finds_curves(begun, undisturbed):
                 assert any(re.fullmatch(pattern, tag) for tag in tags), pattern
 
 
-def test_a_column_covers_what_every_arm_searches_of_a_setting(begun, tmp_path):
+def test_a_column_covers_what_every_arm_searches_of_a_setting(begun, tmp_path, tiny):
     rate, weight, pool = "optimiser.learning_rate", "terms.softened_logits.weight", "teachers.pool"
     pools = [["audio"], ["joint"], ["each"]]
     coupling = "terms.transport.coupling"
@@ -190,8 +153,8 @@ def test_a_column_covers_what_every_arm_searches_of_a_setting(begun, tmp_path):
         {rate: {"low": 0.002, "high": 0.1}, weight: {"low": 0.1, "high": 2}, pool: {"choice": pools[1:]}},
     ]
     more = [{"name": f"arm{n}", "recipe": "hinton", "space": space} for n, space in enumerate(spaces)]
-    more.append(TINY["arms"][2] | {"space": {coupling: {"choice": ["entropic", "identity"]}}})
-    session = begun(tmp_path, {"arms": [*TINY["arms"][:2], *more]})
+    more.append(tiny["arms"][2] | {"space": {coupling: {"choice": ["entropic", "identity"]}}})
+    session = begun(tmp_path, {"arms": [*tiny["arms"][:2], *more]})
     session.show_missing()
     columns = columns_of(session)
     rates, weights = columns[rate].domain_interval, columns[weight].domain_interval

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mmdistill.reports.answers import answers_of
-from mmdistill.reports.page import page
+from mmdistill.reports.page.document import page
 
 DESKTOP, PHONE = (1280, 900), (360, 740)
 HOSTILE = (

@@ -20,7 +20,7 @@ from mmdistill.reports.answers import answers_of
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.dashboards import dashboard
 from mmdistill.reports.importance import searches_of
-from mmdistill.reports.page import page
+from mmdistill.reports.page.document import page
 from mmdistill.reports.query import query
 from mmdistill.reports.render import budget_lines, change_lines
 

@@ -12,7 +12,7 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.reports.answers import Answers, answers_of
 from mmdistill.reports.importance import searches_of
-from mmdistill.reports.page import page
+from mmdistill.reports.page.document import page
 from mmdistill.reports.paper import latex
 from mmdistill.reports.standing import standing
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.cells import Section as Table
 from mmdistill.reports.cells import ends
-from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import COLUMNS, LEFT, baselines, usual
+from mmdistill.reports.page.charts import Chart, chart
 from mmdistill.reports.paper import paper_notes
 from mmdistill.reports.render import budget_lines, change_lines
 from mmdistill.reports.standing import Standing

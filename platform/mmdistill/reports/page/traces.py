@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from mmdistill.records.criterion import CRITERIA
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.cells import NOTHING, number, score
-from mmdistill.reports.charts import chart
 from mmdistill.reports.importance import ANSWERS, PER_DIMENSION, Method, Search, importance
+from mmdistill.reports.page.charts import chart
+from mmdistill.reports.page.sections import BASELINE, OURS, Grid, Section
 from mmdistill.reports.readings import Readings
-from mmdistill.reports.sections import BASELINE, OURS, Grid, Section
 from mmdistill.reports.series import (
     SELECTION,
     Band,

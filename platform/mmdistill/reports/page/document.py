@@ -11,13 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import mmdistill
-from mmdistill.reports import parts, sections, traces, worth
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.answers import Answers
-from mmdistill.reports.charts import Chart, theme
 from mmdistill.reports.dashboards import dashboard
 from mmdistill.reports.importance import Search
-from mmdistill.reports.sections import Section
+from mmdistill.reports.page import sections, teachers, traces, worth
+from mmdistill.reports.page.charts import Chart, theme
+from mmdistill.reports.page.sections import Section
 from mmdistill.reports.standing import standing
 
 _VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
@@ -40,8 +40,8 @@ def page(answers: Answers, searches: Callable[[], Sequence[Search]] = list) -> s
         sections.differences(ablation),
         sections.results(ablation, standing(readings)),
         sections.changes(ablation),
-        parts.contributions(ablation),
-        parts.harm(ablation),
+        teachers.contributions(ablation),
+        teachers.harm(ablation),
         worth.labels(curves, ablation),
         worth.gaps(curves),
         worth.optimism(curves, ablation),
@@ -69,7 +69,7 @@ def _html(ablation: Ablation, found: Sequence[Section]) -> str:
         study=ablation.study,
         subtitle=f"{ablation.score_name} on {ablation.dataset}, {_BASIS[ablation.basis]}",
         version=mmdistill.__version__,
-        verdicts=[*sections.verdicts(ablation), *parts.named(ablation)],
+        verdicts=[*sections.verdicts(ablation), *teachers.named(ablation)],
         warnings=[*ablation.stamps, *ablation.warnings],
         sections=found,
         charts=_data([part for section in found for part in section.parts if isinstance(part, Chart)]),

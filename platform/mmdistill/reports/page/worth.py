@@ -7,10 +7,9 @@ from typing import Any
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.budget_curve import BudgetCurve
 from mmdistill.reports.cells import number
-from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.exchange import LabelCurve, Worth
-from mmdistill.reports.render_curves import Curves, curve_sections, share_text, worth_text
-from mmdistill.reports.sections import (
+from mmdistill.reports.page.charts import Chart, chart
+from mmdistill.reports.page.sections import (
     BASELINE,
     OURS,
     Grid,
@@ -21,6 +20,7 @@ from mmdistill.reports.sections import (
     interval_row,
     span,
 )
+from mmdistill.reports.render_curves import Curves, curve_sections, share_text, worth_text
 from mmdistill.statistics import Interval
 
 _SHOWN = (1, 4, 8, 16, 32, 64, 128)

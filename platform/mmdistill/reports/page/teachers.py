@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from mmdistill.reports.ablation import Ablation
-from mmdistill.reports.charts import Chart, chart
 from mmdistill.reports.contributions import Lattice, Part, finding, told
 from mmdistill.reports.harm import HarmSet
+from mmdistill.reports.page.charts import Chart, chart
+from mmdistill.reports.page.sections import Facts, Grid, Section, Verdict, grid_of, interval_row, span, tone
 from mmdistill.reports.render_contributions import HARM_NOTE, contribution_notes, harm_table, lattice_tables
-from mmdistill.reports.sections import Facts, Grid, Section, Verdict, grid_of, interval_row, span, tone
 
 _MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
