@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -66,7 +66,11 @@ def redacted(text: str) -> str:
     Secrets are values given to such a name (``--token x``, ``api_key=x``, ``password: x``), logins in URLs,
     tokens of a form that nothing else has, and the values of this process's secret environment variables.
     """
-    for value in _environment_secrets():
+    return _without(_environment_secrets(), text)
+
+
+def _without(values: Sequence[str], text: str) -> str:
+    for value in values:
         text = text.replace(value, HIDDEN)
     if not _HINT.search(text):
         return text
@@ -89,13 +93,17 @@ def _environment_secrets() -> list[str]:
 
 def redacted_tree(value: Any) -> Any:
     """Return plain JSON values in which every text is :func:`redacted`, and those of a secret name hidden."""
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, Mapping):
+    return _tree_without(_environment_secrets(), value)
+
+
+def _tree_without(values: Sequence[str], tree: Any) -> Any:
+    if isinstance(tree, str):
+        return _without(values, tree)
+    if isinstance(tree, Mapping):
         return {
-            key: HIDDEN if isinstance(entry, str) and is_secret(str(key)) else redacted_tree(entry)
-            for key, entry in value.items()
+            key: HIDDEN if isinstance(entry, str) and is_secret(str(key)) else _tree_without(values, entry)
+            for key, entry in tree.items()
         }
-    if isinstance(value, list | tuple):
-        return [redacted_tree(entry) for entry in value]
-    return value
+    if isinstance(tree, list | tuple):
+        return [_tree_without(values, entry) for entry in tree]
+    return tree

@@ -71,14 +71,34 @@ def test_lanes_are_rounded_up_to_a_power_of_two(run, lanes, bucket):
     assert lanes_of(key(run("hinton"), lanes)) == bucket
 
 
-def test_the_nearest_cohort_stands_for_one_that_was_not_timed():
-    prices = Prices({"student-ax2": Price(2, 2), "student-ax16": Price(1, 1), "student-bx4": Price(6, 6)})
-    assert same_shape("student-ax4", list(prices.by_key)) == "student-ax2"
-    assert prices.of("student-ax16") == Price(1, 1)
-    assert prices.of("student-ax8") == Price(1, 1)
+def test_a_cohort_that_was_not_timed_is_priced_by_those_of_other_sizes():
+    # A cohort of K costs 4 + 2 K.
+    prices = Prices(
+        {"student-ax2": Price(4, 8), "student-ax16": Price(2.25, 4.5), "student-bx4": Price(6, 6)}
+    )
+    assert list(same_shape("student-ax4", prices.by_key)) == [2, 16]
+    assert prices.of("student-ax16") == Price(2.25, 4.5)
+    for lanes in (1, 4, 8, 64):
+        assert prices.of(f"student-ax{lanes}") == pytest.approx(Price(4 / lanes + 2, 2 * (4 / lanes + 2)))
     assert prices.of("student-cx8") is None
-    assert prices.guess("student-cx8") == Price(3, 3)
+    assert prices.guess("student-cx8") == pytest.approx(Price(12.25 / 3, 18.5 / 3))
     assert prices.guess("teacher-cx8") is None
+
+
+def test_one_size_of_cohorts_prices_the_others_as_measured_for_small_networks():
+    prices = Prices({"student-ax16": Price(1, 2)})
+    alone = prices.of("student-ax1")
+    assert 4 < alone.cpu_s < 6
+    assert alone.wall_s == pytest.approx(2 * alone.cpu_s)
+    assert 0.7 < prices.of("student-ax64").cpu_s < 0.9
+
+
+def test_sizes_that_contradict_each_other_keep_prices_within_reason():
+    """A larger cohort that looks dearer is noise: then all cost the same."""
+    prices = Prices({"student-ax2": Price(1, 1), "student-ax8": Price(2, 2)})
+    assert prices.of("student-ax1") == prices.of("student-ax4") == Price(1, 1)
+    steep = Prices({"student-ax2": Price(8, 8), "student-ax4": Price(1, 1)})
+    assert 0 < steep.of("student-ax16").cpu_s < 1
 
 
 @pytest.mark.parametrize("recipe", ["student_only", "hinton", "mt_pkdot", "amid"])

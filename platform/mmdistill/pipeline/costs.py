@@ -4,7 +4,7 @@ A key is ``<kind>-<digest>x<lanes>``: the digest of everything but the number of
 and that number, rounded up to a power of two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mmdistill.pipeline.fold import Fold
@@ -117,13 +117,12 @@ def order_keys(order: Order, sizes: Sizes) -> list[str]:
     return keys
 
 
-def same_shape(key: str, others: Sequence[str]) -> str | None:
-    """Return the key of the same work in a cohort of another size, the nearest one; None without any."""
+def same_shape(key: str, others: Iterable[str]) -> dict[int, str]:
+    """Return the keys of the same work by the size of their cohort, nearest to that of ``key`` first."""
     lanes = lanes_of(key)
     found = {lanes_of(other): other for other in others if _shape(other) == _shape(key)}
-    if not found:
-        return None
-    return found[min(found, key=lambda other: (max(other, lanes) / min(other, lanes), other))]
+    nearest = sorted(found, key=lambda other: (max(other, lanes) / min(other, lanes), other))
+    return {other: found[other] for other in nearest}
 
 
 def lanes_of(key: str) -> int:

@@ -52,7 +52,7 @@ def _in_turn(keys: Sequence[str]) -> list[str]:
     place: dict[str, tuple[int, int, str]] = {}
     first: Counter[str] = Counter()
     for key in sorted(keys, key=lambda key: (-lanes_of(key), key)):
-        larger = sum(same_shape(key, [other]) is not None for other in place)
+        larger = len(same_shape(key, place))
         place[key] = (larger, first[kind_of(key)], key)
         first[kind_of(key)] += not larger
     return sorted(keys, key=lambda key: place[key])

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mmdistill.pipeline.costs import kind_of, same_shape
+from mmdistill.pipeline.costs import kind_of, lanes_of, same_shape
 from mmdistill.records.study import StudyFolder
 
 _COLUMNS = {
@@ -19,6 +19,9 @@ _COLUMNS = {
     "stages": ["order_id", "stage", "cost_key", "cpu_s", "cache_hit"],
     "attempts": ["order_id", "outcome", "cpu_s", "started_at", "ended_at"],
 }
+# Of the cost of a lane alone, what a cohort pays once: .83 to .87 for networks of some 10^4 weights, less for
+# larger ones (tests/benchmarks/bench_cohorts.py).
+_SHARED = 0.85
 # Reading the price list must not slow down the start of a run.
 MOST_STUDIES = 50
 
@@ -41,9 +44,19 @@ class Prices(NamedTuple):
     by_key: Mapping[str, Price]
 
     def of(self, key: str) -> Price | None:
-        """Return the price of a key; else of the same work in a cohort of the nearest size; else None."""
-        found = key if key in self.by_key else same_shape(key, list(self.by_key))
-        return None if found is None else self.by_key[found]
+        """Return the price of a key; else by the same work in cohorts of other sizes; else None.
+
+        A cohort of K costs a + b K: two sizes say both, one size their sum (:data:`_SHARED`).
+        """
+        if key in self.by_key:
+            return self.by_key[key]
+        known = [(lanes, self.by_key[other]) for lanes, other in same_shape(key, self.by_key).items()]
+        if not known:
+            return None
+        (lanes, price), wanted = known[0], lanes_of(key)
+        shared = _SHARED if len(known) == 1 else _shared(*((at, found.cpu_s) for at, found in known[:2]))
+        factor = _per_lane(wanted, shared) / _per_lane(lanes, shared)
+        return Price(factor * price.cpu_s, factor * price.wall_s)
 
     def guess(self, key: str) -> Price | None:
         """Return the mean price of all work of that kind; None where nothing of it was timed."""
@@ -143,6 +156,18 @@ def _work(
     computed = ((order, rows) for order, rows in lanes.items() if order in tests or order not in cached)
     yield from ((order, rows) for order, rows in computed if rows)
     yield from ((order, rows) for order, rows in shared.items() if order not in cached)
+
+
+def _per_lane(lanes: int, shared: float) -> float:
+    """Return what a lane costs in a cohort, in units of one alone."""
+    return 1 - shared + shared / lanes
+
+
+def _shared(one: tuple[int, float], other: tuple[int, float]) -> float:
+    """Return which share two sizes of cohorts speak for, with what a lane of them costs; 0 to 1."""
+    (few, dear), (many, cheap) = sorted((one, other))
+    once = (dear - cheap) / (1 / few - 1 / many)
+    return min(max(once / max(once + dear - once / few, 1e-12), 0.0), 1.0)
 
 
 def _mean(prices: Sequence[Price]) -> Price:

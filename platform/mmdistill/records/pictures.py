@@ -3,6 +3,7 @@
 Axes: B rows looked at, H and W pixels.
 """
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
 
@@ -64,7 +65,7 @@ def picture(matrices: Matrices, labels: Sequence[float]) -> bytes:
             draw.line((x + at, y - _TICK, x + at, y - 1), _BLACK)
             draw.line((x - _TICK, y + at, x - 1, y + at), _BLACK)
     content = io.BytesIO()
-    canvas.quantize(128).save(content, "PNG", optimize=True)
+    canvas.quantize(palette=_palette(), dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 
@@ -74,6 +75,15 @@ def _coloured(place_BB: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     channels = [np.interp(place_BB, stops, channel) for channel in _COLOURS.T]
     found: npt.NDArray[np.uint8] = np.stack(channels, axis=-1).round().astype(np.uint8)
     return found
+
+
+@functools.cache
+def _palette() -> Image.Image:
+    """Return the colours of all pictures: finding each one's own takes longer than drawing it."""
+    greys_G3 = np.linspace(_BLACK, _WHITE, 16).round().astype(np.uint8)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([_coloured(np.linspace(0, 1, 112)), greys_G3]).ravel().tolist())
+    return palette
 
 
 def _parting(labels: Sequence[float]) -> list[int]:
