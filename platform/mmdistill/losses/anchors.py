@@ -22,7 +22,8 @@ class Anchors(NamedTuple):
     """Columns of the similarity matrix to compare.
 
     Attributes:
-        indices_LBA: ascending by the teacher's similarity; A is the largest k of any lane.
+        indices_LBA: ascending by the teacher's similarity; A is the largest k of any lane. Those of one lane
+            where all have the same teacher.
         kept_LA: True for the k columns of the lane; None if all lanes keep all.
     """
 
@@ -125,6 +126,9 @@ def structural_points(
         shift: ``min`` subtracts each matrix's least entry, so that points are non-negative.
         detach_shift: whether that entry is a constant as far as the gradient is concerned.
     """
+    if _is_one(teacher_LBD):
+        # Lanes of one pair learn from one teacher on the same rows: its structure is found once.
+        teacher_LBD = teacher_LBD[:1]
     clouds = teacher_LBD, student_LBD
     with torch.no_grad():
         structures = _structures(*clouds, shift)
@@ -133,7 +137,13 @@ def structural_points(
         _Points.apply(features_LBD, structure, anchors, detach_shift)  # type: ignore[no-untyped-call]
         for features_LBD, structure in zip(clouds, structures, strict=True)
     )
-    return X_LBA, Y_LBA
+    return X_LBA.expand_as(Y_LBA), Y_LBA
+
+
+def _is_one(teacher_LBD: Tensor) -> bool:
+    """Return whether all lanes have the same teacher, from whom nothing is wanted but what it says."""
+    alike = teacher_LBD.dim() == 3 and len(teacher_LBD) > 1 and not teacher_LBD.requires_grad
+    return alike and bool((teacher_LBD[1:] == teacher_LBD[:1]).all())
 
 
 class _Structure(NamedTuple):
@@ -159,12 +169,13 @@ class _Points(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, _: Tensor, structure: "_Structure", anchors: Anchors, detach_shift: bool) -> Tensor:
         unit_LBD, rate_LB1, S_LBB, place_L1 = structure
-        points_LBA = S_LBB.gather(-1, anchors.indices_LBA)
+        indices_LBA = anchors.indices_LBA.expand(*S_LBB.shape[:-1], -1)
+        points_LBA: Tensor = S_LBB.gather(-1, indices_LBA)
         if place_L1 is not None:
             points_LBA -= S_LBB.flatten(-2).gather(-1, place_L1)[..., None]
         if anchors.kept_LA is not None:
-            points_LBA *= anchors.kept_LA[..., None, :]
-        ctx.save_for_backward(unit_LBD, rate_LB1, anchors.indices_LBA, None if detach_shift else place_L1)
+            points_LBA = points_LBA * anchors.kept_LA[..., None, :]
+        ctx.save_for_backward(unit_LBD, rate_LB1, indices_LBA, None if detach_shift else place_L1)
         return points_LBA
 
     @staticmethod

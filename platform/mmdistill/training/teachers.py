@@ -121,9 +121,8 @@ class FrozenTeachers:
 
     def outputs(self, rows_KB: Tensor, choice_KB: Tensor) -> Outputs:
         """Return the chosen teacher's features and logits at each row."""
-        lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
-        features = self.features_KMND[lanes, choice_KB, rows_KB]
-        return Outputs(features, self.logits_KMNC[lanes, choice_KB, rows_KB])
+        said = (self.features_KMND, self.logits_KMNC)
+        return Outputs(*(_at(x, rows_KB, choice_KB[..., None]).squeeze(2) for x in said))
 
     def layers(self, rows_KB: Tensor, weights_KBM: Tensor) -> tuple[Tensor, ...]:
         """Return the layers below the features at each row, mixed as the features are."""
@@ -140,7 +139,13 @@ class FrozenTeachers:
         return (weights_KBM[(..., *[None] * (said.ndim - 3))] * said).sum(dim=2)
 
 
-def _at(said_KMN: Tensor, rows_KB: Tensor) -> Tensor:
-    """Return what is said [K, M, N, ...] at the rows of each lane, [K, B, M, ...]."""
-    lanes = torch.arange(rows_KB.shape[0], device=rows_KB.device)[:, None]
-    return said_KMN.transpose(1, 2)[lanes, rows_KB]
+def _at(said_KMN: Tensor, rows_KB: Tensor, choice_KBM: Tensor | None = None) -> Tensor:
+    """Return what is said [K, M, N, ...] at the rows of each lane, [K, B, M, ...]; by all or those chosen."""
+    lanes, teachers, rows = said_KMN.shape[:3]
+    if choice_KBM is None:
+        choice_KBM = torch.arange(teachers, device=rows_KB.device)
+    lane_K11 = torch.arange(lanes, device=rows_KB.device)[:, None, None]
+    # Whole rows are copied, which is several times faster than by an index for each axis.
+    places_KBM = (lane_K11 * teachers + choice_KBM) * rows + rows_KB[..., None]
+    found = said_KMN.flatten(0, 2).index_select(0, places_KBM.flatten())
+    return found.view(*places_KBM.shape, *said_KMN.shape[3:])

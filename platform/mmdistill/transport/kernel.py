@@ -28,11 +28,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # A kernel is this many times smoother at most than the one before, and made sharper after so many iterations
 # or at this share of the norm of a, whichever is first.
-SHARPEN, STAGE, STAGE_ERROR = 4.0, 6, 0.03
+SHARPEN, STAGE, STAGE_ERROR = 4.0, 20, 0.02
 # Newton steps begin after so many iterations whose error fell by less than this factor each.
 PATIENCE, SLOW = 4, 0.7
 # Bounds of a Newton step: iterations of conjugate gradients, their relative error, logarithm of a scaling.
-GRADIENTS, LOOSEST, TIGHTEST, LONGEST = 100, 0.3, 0.03, 8.0
+GRADIENTS, LOOSEST, TIGHTEST, LONGEST = 100, 0.7, 0.05, 8.0
 
 
 def _compiled(function: Function) -> Function:
