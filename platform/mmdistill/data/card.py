@@ -14,7 +14,7 @@ from mmdistill.settings import Settings, problems_of
 # Names travel into file names, dotted paths and TensorBoard tags.
 ModalityName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=40)]
 LARGEST_CARD_BYTES = 1 << 20
-# Keys that a card may have for its readers, and that nothing here needs.
+# Keys that a card may have for its readers, and that nothing here needs; `notes` may be anything.
 DOCUMENTED_EXTRAS = frozenset({"target", "metric", "pairing", "official_split", "notes"})
 
 
@@ -99,13 +99,13 @@ def read_card(path: Path) -> CardFile:
     file = path / "card.json" if path.is_dir() else path
     tree = _json_object(file)
     facts, cards = set(FileFacts.model_fields), set(Card.model_fields)
-    problems = _misspelt_keys(file, set(tree), facts | cards)
+    problems = _unknown_keys(file, set(tree), facts | cards)
     read: list[Any] = []
     for model, keys in ((Card, cards), (FileFacts, facts)):
         try:
             read.append(model.model_validate({key: tree[key] for key in keys & set(tree)}))
         except ValidationError as error:
-            problems += problems_of(error, str(file))
+            problems += problems_of(error, str(file), model)
     if problems:
         raise DataError(sorted(problems))
     return CardFile(file, *read)
@@ -121,6 +121,9 @@ def _json_object(file: Path) -> dict[str, Any]:
         raise DataError([Problem(where, "a card must be smaller than 1 MiB", "give the card, not the data")])
     try:
         tree = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+    except UnicodeDecodeError:
+        mend = "give the path of a card.json or its folder, not that of the data"
+        raise DataError([Problem(where, "not readable as JSON: it is no text", mend)]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError([Problem(where, f"not readable as JSON: {error}", "correct the file")]) from error
     if not isinstance(tree, dict):
@@ -137,11 +140,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _misspelt_keys(file: Path, keys: set[str], known: set[str]) -> list[Problem]:
-    # An unknown key is the owner's business unless it looks like one of ours.
+def _unknown_keys(file: Path, keys: set[str], known: set[str]) -> list[Problem]:
     problems = []
     for key in sorted(keys - known - DOCUMENTED_EXTRAS):
         problem = unknown_name("key of a card", key, f"{file}: {key}", sorted(known))
-        if problem.mend.startswith("did you mean"):
-            problems.append(problem)
+        if not problem.mend.startswith("did you mean"):
+            problem = problem._replace(mend="put what is for its readers under `notes`")
+        problems.append(problem)
     return problems
