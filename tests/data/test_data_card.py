@@ -44,7 +44,8 @@ def test_a_card_is_found_by_its_path_and_by_its_folder(write):
 
 
 def test_keys_for_other_readers_are_ignored(write):
-    read = read_card(write(target="label", metric="CCC", pairing="by label", my_converter="convert.py"))
+    notes = {"my_converter": "convert.py"}
+    read = read_card(write(target="label", metric="CCC", pairing="by label", notes=notes))
     assert read.card == Card.model_validate(CARD)
 
 
@@ -74,7 +75,10 @@ def test_promises_about_the_file_are_kept_apart(write):
         ),
         ({"modalities": {"a": {"shape": []}}}, r"card\.json: modalities\.a\.shape: .*at least 1 item"),
         ({"modalities": {"a/b": {"shape": [1]}}}, r"card\.json: modalities\.a/b.*should match pattern"),
-        ({"modalities": {"a": {"shap": [1]}}}, r"card\.json: modalities\.a\.shap: unknown key"),
+        (
+            {"modalities": {"a": {"shap": [1]}}},
+            r"card\.json: modalities\.a\.shap: unknown key; did you mean `shape`\?",
+        ),
         ({"classes": None}, r"`classes` is required when `task` is 'classification'"),
         ({"classes": 1}, r"card\.json: classes: .*greater than or equal to 2 \(got 1\)"),
         ({"task": "regression"}, r"`targets` must name the label columns when `task` is 'regression'"),
@@ -83,6 +87,10 @@ def test_promises_about_the_file_are_kept_apart(write):
         (
             {"licens": "MIT"},
             r"card\.json: licens: no key of a card is called 'licens'; did you mean 'licence'\?",
+        ),
+        (
+            {"hello": 1},
+            r"hello: no key of a card is called 'hello'; put what is for its readers under `notes`",
         ),
     ],
 )
@@ -102,7 +110,7 @@ def test_reports_every_problem_of_a_card_at_once(write):
     ("content", "message"),
     [
         (b"{", "not readable as JSON"),
-        (b"\xff\xfe\x00", "not readable as JSON"),
+        (b"\xff\xfe\x00", "not readable as JSON: it is no text; give the path of a card.json or its folder"),
         (b"[" * 100_000, "not readable as JSON"),
         (b"[]", "a card must be a JSON object"),
         (b'{"name": "a", "name": "b"}', "the key 'name' occurs twice"),
