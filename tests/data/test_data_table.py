@@ -105,7 +105,7 @@ def test_the_version_changes_with_the_file(table):
         ({"split": None}, r"tiny\.parquet: split: this column is missing"),
         (
             {"group": None},
-            r"tiny\.parquet: group: this column is missing; .*; where rows belong together in no way, number them",
+            r"group: this column is missing; .*; where rows belong together in no way, number them",
         ),
         ({"x_b": column(*range(12))}, "x_b: must hold lists of float32, but holds int64; convert the column"),
         ({"x_b": rows_with([0.0] * 3, 0, kind=pa.list_(pa.float64()))}, "but holds list<.*double"),

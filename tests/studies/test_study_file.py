@@ -31,7 +31,7 @@ def test_a_sound_file_is_read_with_its_defaults(read):
         (
             "seed = 3",
             "learning_rate = 3",
-            "did you mean `run.teachers.learning_rate` or `run.optimiser.learning_rate`?",
+            "`run.teachers.learning_rate` or `run.alignment.learning_rate` or `run.optimiser.learning_rate`?",
         ),
         ('name = "hinton"', 'name = "hinton"\nspaces = {}', "arms.1.spaces: unknown key"),
         ('name = "tiny"', "", "name: this key is required; add it"),
