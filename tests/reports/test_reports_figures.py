@@ -310,6 +310,21 @@ def test_similarities_of_one_run_stand_beside_its_plan(made):
     assert [text.get_text() for text in pictures[0].get_xticklabels()] == ["0", "1"]
 
 
+def test_arms_with_names_almost_alike_leave_a_file_each(new_study, tmp_path):
+    arms = ["mt_pkdot-transport", "mt_pkdot@transport", "a b", "A/b"]
+    study = new_study(["student_only", *arms], reference=None)
+    study.fill(dict.fromkeys(arms, 0.5), seeds=2, rows=4)
+    tables = study.tables() | {"matrices": pa.concat_tables([matrices(arm, ["teacher"]) for arm in arms])}
+    found = draw(Sources(tables), tmp_path, ["similarity"]).files
+    assert [file.stem for file in found[::2]] == [
+        "similarity_mt_pkdot-transport",
+        "similarity_mt_pkdot@transport",
+        "similarity_a_b",
+        "similarity_A_b_2",
+    ]
+    assert len({(tmp_path / file.name).read_bytes() for file in found}) == len(found) == 2 * len(arms)
+
+
 @pytest.mark.parametrize("lines", [None, matrices("hinton", ["student"])])
 def test_without_matrices_of_a_teacher_there_is_no_similarity_figure(made, lines):
     tables = made.tables() if lines is None else made.tables() | {"matrices": lines}
