@@ -61,7 +61,8 @@ def hyperparameters(ablation: Ablation, searches: Callable[[], Sequence[Search]]
 
 def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return how the validation score grew, each arm beside its baseline."""
-    metric = CRITERIA[readings.study["task"]].metric
+    criterion = CRITERIA[readings.study["task"]]
+    metric = criterion.metric
     found = bands(confirmed(readings), epochs, f"validation/{metric}")
     if not found:
         return None
@@ -70,7 +71,9 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
         arm: _band_rows(found.get(against[arm] or ""), BASELINE) + _band_rows(band, OURS)
         for arm, band in found.items()
     }
-    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), (0.0, 0.97))
+    # The first epochs are the worst, and the worst are at the top of a loss.
+    kept = (0.0, 0.97) if criterion.factor > 0 else (0.03, 1.0)
+    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), kept)
     title = f"validation {metric.replace('_', '-')}"
     drawn = chart(
         "curves",
