@@ -201,6 +201,20 @@ def test_calibration_names_the_error_of_the_table(made):
         drawn("calibration", sources)
 
 
+def test_calibration_leaves_out_what_diverged_like_the_table_does(made):
+    made.trials = [
+        dataclasses.replace(run, status="diverged")
+        if run.arm == "student_only" or run.trial_id == "hinton-test-0-0"
+        else run
+        for run in made.trials
+    ]
+    sources = Sources(made.tables())
+    panels = [axes for axes in drawn("calibration", sources)[""].axes if axes.get_visible()]
+    assert [axes.get_title().split("\n")[0] for axes in panels] == ["self_distillation", "hinton"]
+    # The diagonal, a thin line per run, and all runs together.
+    assert [len(axes.lines) for axes in panels] == [12, 11]
+
+
 def lattice_study(new_study, parts):
     """Made arms of every subset of some modalities but the last one alone, frozen ones of none."""
     subsets = [s for n in range(len(parts) + 1) for s in itertools.combinations(parts, n)]
@@ -283,6 +297,7 @@ def matrices(arm, names=("student", "teacher", "plan")):
     return pa.Table.from_pylist(
         [
             {
+                "trial_id": f"{arm}-confirm-{seed}-0",
                 "arm": arm,
                 "fold": 0,
                 "seed_index": seed,
@@ -323,6 +338,18 @@ def test_arms_with_names_almost_alike_leave_a_file_each(new_study, tmp_path):
         "similarity_A_b_2",
     ]
     assert len({(tmp_path / file.name).read_bytes() for file in found}) == len(found) == 2 * len(arms)
+
+
+def test_the_run_that_is_shown_did_not_diverge(made):
+    made.trials = [
+        dataclasses.replace(run, status="diverged") if run.trial_id == "hinton-confirm-0-0" else run
+        for run in made.trials
+    ]
+    lines = matrices("hinton")
+    (figure,) = drawn("similarity", Sources(made.tables() | {"matrices": lines})).values()
+    second = [row["values"] for row in lines.to_pylist() if row["matrix"] == "student" and row["seed_index"]]
+    assert np.array_equal(figure.axes[0].images[0].get_array(), second)
+    assert "repetition 1" in figure.get_supxlabel()
 
 
 @pytest.mark.parametrize("lines", [None, matrices("hinton", ["student"])])
