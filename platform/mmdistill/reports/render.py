@@ -255,12 +255,12 @@ def as_csv(
 
 
 def exact(arm: ArmSummary, ablation: Ablation, columns: Sequence[str] | None = None) -> dict[str, object]:
-    """Return the values of an arm with full precision, those behind some columns or all of them."""
+    """Return the values of an arm with full precision, those behind some columns or all, and the stamps."""
     line = _csv_line(arm, ablation)
     if columns is None:
         return line
     keys = [key.format(score=ablation.score_name) for name in columns for key in COLUMNS[name].keys]
-    return {key: line[key] for key in dict.fromkeys(["arm", *keys])}
+    return {key: line[key] for key in dict.fromkeys(["arm", *keys, "stamps"])}
 
 
 def _safe(value: object) -> object:
