@@ -228,6 +228,26 @@ def test_a_planned_contrast_stays_what_it_was_planned_as_either_way_round(plante
     assert claim.seeds == readings_of(planted.tables()).compare(claim.arm, claim.against).seeds
 
 
+def test_what_was_planned_after_an_opening_is_marked_wherever_it_stands(planted, rows_of):
+    everything = name_of(PARTS)
+    late = {"question": "Audio?", "arm": everything, "against": name_of({"decoy", "static"}), "revision": 2}
+    arms = [
+        arm | {"prices": {"audio": 2.0}} | ({"revision": 2} if arm["name"] == everything else {})
+        for arm in json.loads(planted.study.arms_json)
+    ]
+    planted.study = dataclasses.replace(
+        planted.study, contrasts_json=json.dumps([late]), arms_json=json.dumps(arms), revision=2
+    )
+    planted.openings = [
+        dataclasses.replace(row, opening=1 + (row.arm == everything)) for row in planted.openings
+    ]
+    # Without the parts alone there is no Shapley value, and a price counts the planned contrast.
+    without(planted, *({part} for part in PARTS))
+    text = markdown(summarise_tables(planted.tables()))
+    assert rows_of(text, "modality")[0]["verdict"] == "helps ^1"
+    assert rows_of(text, "price list")[0]["verdict on the gain"] == "helps ^1"
+
+
 def test_add_one_is_the_very_claim_of_the_table(planted):
     ablation = summarise_tables(planted.tables())
     against = {arm.name: arm.against_baseline for arm in ablation.arms}

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from mmdistill.reports.ablation import Ablation
-from mmdistill.reports.cells import NOTHING, Section, difference
-from mmdistill.reports.claims import Claim
+from mmdistill.reports.cells import NOTHING, Section, difference, judged
 from mmdistill.reports.columns import shortened
 from mmdistill.reports.contributions import Effect, Lattice, Part, finding, told
 from mmdistill.reports.harm import HarmSet, Slice
@@ -96,13 +95,7 @@ def _effect(effect: Effect) -> list[str]:
     if effect.claim is None:
         reason = effect.reason or NOTHING
         return [shortened([reason], _WIDEST_REASON)[reason], NOTHING]
-    return [difference(effect.claim, crossed=True).text, _judged(effect.claim)]
-
-
-def _judged(claim: Claim) -> str:
-    if claim.verdict is None:
-        return NOTHING
-    return claim.verdict if claim.question else f"{claim.verdict} *"
+    return [difference(effect.claim, crossed=True).text, judged(effect.claim)]
 
 
 def _interactions(lattice: Lattice) -> Section:
@@ -111,8 +104,8 @@ def _interactions(lattice: Lattice) -> Section:
     for found in lattice.interactions:
         claim = found.effect.claim
         value, verdict = _effect(found.effect)
-        judged = f"{_TOGETHER[claim.verdict]} *" if claim and claim.verdict in _TOGETHER else verdict
-        lines.append([" and ".join(found.parts), _AVERAGED[found.averaged], value, judged])
+        word = f"{_TOGETHER[claim.verdict]} *" if claim and claim.verdict in _TOGETHER else verdict
+        lines.append([" and ".join(found.parts), _AVERAGED[found.averaged], value, word])
     return Section(header, lines, {0, 1, 3})
 
 
@@ -121,7 +114,7 @@ def _prices(prices: PriceList) -> Section:
     gain = _MEASURES[prices.measure] if prices.measure else ""
     header = ["price list", f"cost ({unit})", f"gain per {unit} ({gain})", "verdict on the gain"]
     lines = [
-        [price.part, f"{price.cost:g}", _per_cost(price), _judged(price.claim)] for price in prices.prices
+        [price.part, f"{price.cost:g}", _per_cost(price), judged(price.claim)] for price in prices.prices
     ]
     return Section(header, [*lines, *([part, NOTHING, NOTHING, NOTHING] for part in prices.unpriced)], {0, 3})
 
