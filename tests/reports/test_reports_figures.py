@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +15,13 @@ from mmdistill.errors import InputError
 from mmdistill.records.rows import EpochRow, arrow_table
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports.figures.base import FIGURES, Sources
+from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
 from mmdistill.reports.figures.drawing import draw, kinds
 from mmdistill.reports.figures.over_epochs import bands
-from mmdistill.reports.figures.style import paper_style, shown, text_on
+from mmdistill.reports.figures.style import MARKERS, paper_style, shown, text_on
 from mmdistill.reports.readings import readings_of
 from mmdistill.reports.series import reliability
-from mmdistill.statistics import t_interval
+from mmdistill.statistics import Verdict, t_interval
 
 STORE = Path(__file__).parents[1] / "golden" / "store"
 
@@ -122,6 +123,27 @@ def test_the_forest_shows_the_intervals_and_verdicts_of_the_table(made):
     assert [label.endswith("*") for label in labels] == [False, False, True]
     margin = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (margin.x0, margin.x1) == pytest.approx((-0.005, 0.005))
+
+
+def before(made, *phases):
+    made.trials = [run for run in made.trials if run.phase not in phases]
+    made.predictions, made.openings = [], []
+    return Sources(made.tables())
+
+
+def test_before_the_test_no_difference_is_drawn_as_one_that_was_judged(made):
+    figure = drawn("forest", before(made, "test"))[""]
+    judged = {MARKERS[verdict] for verdict in get_args(Verdict)}
+    markers = {line.get_marker() for line in figure.axes[0].lines} - {"None"}
+    assert markers
+    assert not markers & judged
+    (legend,) = figure.legends
+    assert "not judged" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_of_one_trial_each_there_is_no_forest_as_on_the_page(made):
+    with pytest.raises(NothingToDrawError, match="of one trial each, no comparison holds"):
+        drawn("forest", before(made, "confirm", "test"))
 
 
 def test_bands_are_student_t_over_the_runs_of_an_arm(new_study, new_trial):
