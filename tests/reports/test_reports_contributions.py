@@ -8,13 +8,14 @@ import math
 import numpy as np
 import pytest
 
+from mmdistill.cli.printing import plain
 from mmdistill.reports.ablation import summarise_tables
 from mmdistill.reports.arms import Declared
 from mmdistill.reports.contributions import contributions, interaction_weights, shapley_weights
 from mmdistill.reports.evidence import Arm, Scheme, contrasted
 from mmdistill.reports.lattices import games_of
 from mmdistill.reports.readings import readings_of
-from mmdistill.reports.render import as_json, markdown
+from mmdistill.reports.render import markdown
 from mmdistill.reports.render_contributions import harm_table
 from mmdistill.statistics import t_interval
 
@@ -139,7 +140,7 @@ def test_helpful_harmful_and_useless_teachers_are_named_as_such(planted):
     text = " ".join(markdown(ablation).split())
     for sentence in lattice.sentences:
         assert f"- {sentence}" in text
-    loaded = json.loads(as_json(ablation))["lattices"][0]
+    loaded = plain(ablation)["lattices"][0]
     assert loaded["parts"][1]["add_one"]["claim"]["verdict"] == "harms"
 
 

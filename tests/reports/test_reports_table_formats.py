@@ -13,13 +13,14 @@ from typing import get_args
 
 import pytest
 
+from mmdistill.cli.printing import plain
 from mmdistill.cli.table import Layout, show_table
 from mmdistill.errors import UnknownNameError
 from mmdistill.reports.ablation import summarise_readings, summarise_tables
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.paper import STANDALONE, escaped, latex, web
 from mmdistill.reports.readings import readings_of
-from mmdistill.reports.render import as_csv, as_json, exact, grid
+from mmdistill.reports.render import as_csv, exact, grid
 from mmdistill.reports.standing import Standing, standing
 
 HOSTILE = r'a_b&c%d$e#f{g}h~i^j\k<b>"ü中±</td>'
@@ -59,7 +60,7 @@ def test_every_format_has_the_same_numbers(made):
     columns = ["score", "minus_baseline", "minus_reference", "log_loss", "calibration_error", "worst_class"]
     printed = tables_of(readings, columns)
     lines = {line["arm"]: line for line in csv.DictReader(io.StringIO(as_csv(ablation)))}
-    summary = {arm["name"]: arm for arm in json.loads(as_json(ablation))["arms"]}
+    summary = {arm["name"]: arm for arm in plain(ablation)["arms"]}
     for arm in ablation.arms:
         line, found = lines[arm.name], summary[arm.name]
         half = float(line["accuracy_high"]) - float(line["accuracy"])
@@ -171,7 +172,7 @@ def test_another_metric_has_means_and_differences_but_no_verdict(made):
     assert "log_loss is not the score the study is about" in ablation.warnings[0]
     same = summarise_readings(readings_of(made.tables(), "accuracy"))
     # Intervals that do not exist are NaN, which equals nothing.
-    assert as_json(same) == as_json(summarise_tables(made.tables()))
+    assert plain(same) == plain(summarise_tables(made.tables()))
 
 
 @pytest.mark.parametrize("columns", [[], ["n"]])

@@ -1,7 +1,6 @@
 """`mmdistill table`: the verdicts and the ablation table, for people, programs and papers."""
 
 import fnmatch
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from mmdistill.reports.ablation import Ablation, summarise_readings
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.paper import STANDALONE, caption, latex, paper_notes, web
 from mmdistill.reports.readings import Readings, readings_of
-from mmdistill.reports.render import as_csv, as_json, exact, grid
+from mmdistill.reports.render import as_csv, exact, grid
 from mmdistill.reports.render_curves import Curves, curves_of, with_curves
 from mmdistill.reports.standing import Standing, standing
 
@@ -91,7 +90,7 @@ def chosen(
 
 def _print_all(ablation: Ablation, layout: Layout, curves: Curves | None) -> None:
     if layout == "json":
-        print_json(json.loads(as_json(ablation)) | {"curves": curves})
+        print_json(ablation._asdict() | {"curves": curves})
     elif layout == "csv":
         print(as_csv(ablation), end="")
     else:

@@ -1,12 +1,10 @@
-"""The ablation as text: Markdown for people, CSV for spreadsheets, JSON for programs; one set of numbers."""
+"""The ablation as text: Markdown for people, CSV for spreadsheets; one set of numbers."""
 
 import csv
 import io
-import json
 import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.cells import NOTHING, Section, difference, judged, number
@@ -323,16 +321,3 @@ def _csv_claim(name: str, claim: Claim | None) -> dict[str, object]:
         f"minus_{name}_p": claim.p if claim else None,
         f"minus_{name}_adjusted_p": claim.adjusted_p if claim else None,
     }
-
-
-def as_json(ablation: Ablation) -> str:
-    """Return everything the summary holds as JSON; null for what was not measured or has no interval."""
-    return json.dumps(_plain(ablation), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        return {key: _plain(entry) for key, entry in value._asdict().items()}
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
