@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, Section, difference, judged, number
+from mmdistill.reports.cells import NOTHING, TextTable, difference, judged, number
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import (
     COLUMNS,
@@ -30,7 +30,7 @@ WIDTH = 200
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def markdown(ablation: Ablation, *, sections: Sequence[Section] = (), notes: Sequence[str] = ()) -> str:
+def markdown(ablation: Ablation, *, sections: Sequence[TextTable] = (), notes: Sequence[str] = ()) -> str:
     """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide.
 
     Args:
