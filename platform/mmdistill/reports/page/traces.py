@@ -61,8 +61,7 @@ def hyperparameters(ablation: Ablation, searches: Callable[[], Sequence[Search]]
 
 def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return how the validation score grew, each arm beside its baseline."""
-    criterion = CRITERIA[readings.study["task"]]
-    metric = criterion.metric
+    metric = CRITERIA[readings.study["task"]].metric
     found = bands(confirmed(readings), epochs, f"validation/{metric}")
     if not found:
         return None
@@ -72,7 +71,7 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
         for arm, band in found.items()
     }
     # The first epochs are the worst, and the worst are at the top of a loss.
-    kept = (0.0, 0.97) if criterion.factor > 0 else (0.03, 1.0)
+    kept = (0.0, 0.97) if CRITERIA[readings.study["task"]].factor > 0 else (0.03, 1.0)
     low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), kept)
     title = f"validation {metric.replace('_', '-')}"
     drawn = chart(
