@@ -42,7 +42,7 @@ def show_plan(
 
 
 def _settings(study: Study) -> dict[str, Any]:
-    """Return every setting of a study, defaults included; those of ``run`` and the space are with the arms."""
+    """Return every setting of a study, defaults included; ``run`` and the space are said arm by arm."""
     file = study.file.as_json() | {"arms": study.resolved()["arms"]}
     kept = {key: value for key, value in file.items() if key not in {"run", "designs"}}
     shown: dict[str, Any] = redacted_tree(kept)
