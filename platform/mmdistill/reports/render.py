@@ -157,8 +157,8 @@ def footnotes(ablation: Ablation) -> list[str]:
         "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
         "is < .05",
         *_baseline_notes(ablation),
-        "Verdicts with * are exploratory: Benjamini-Hochberg within the table. Planned contrasts: Holm "
-        "within their family",
+        "Verdicts with * are exploratory: Benjamini-Hochberg over all unplanned comparisons with "
+        "baseline, reference and base. Planned contrasts: Holm within their family",
         "Reading: re-tuned, every arm has its own search. CPU-s: search, validation and confirmation with "
         "the teachers used. Best of n: lowest validation loss of the first n trials",
     ]
