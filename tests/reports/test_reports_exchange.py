@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmdistill.reports.arms import Declared
-from mmdistill.reports.evidence import Arm, Scheme
+from mmdistill.reports.evidence import Arm, Scheme, per_replicate
 from mmdistill.reports.exchange import Labels, exchange, labels_of
 from mmdistill.reports.openings import Openings
 from mmdistill.reports.readings import Readings, readings_of
@@ -123,6 +123,49 @@ def test_the_interval_covers_the_true_exchange_rate():
         _, worth = worth_of(alone(0.35) + pair_P + 0.01 * rng.standard_normal(8), curve_FP)
         hits += worth.low <= 0.35 <= worth.high
     assert 0.90 <= hits / times <= 0.99
+
+
+@pytest.fixture
+def by_subject(new_study):
+    """A label curve on three folds of unequal subjects, with the accuracy of each arm on each subject."""
+    names = [f"student_only@{n}" for n in range(3)]
+    scores = dict(zip([*names, "hinton"], (0.5, 0.65, 0.8, 0.7), strict=True))
+    study = new_study([*({"name": n, "recipe": "student_only"} for n in names), "hinton"], baseline=names[0])
+    for fold in range(3):
+        units = [f"p{fold}-{min(row // 30, 2)}" for row in range(120)]
+        study.fill(scores, seeds=2, rows=120, fold=fold, units=units)
+    hits = {}
+    for row in study.predictions:
+        hit = row.outputs.index(max(row.outputs)) == row.label
+        hits.setdefault((row.arm, row.unit), {}).setdefault(row.seed_index, []).append(hit)
+    units = sorted({unit for _, unit in hits})
+    means = {key: np.mean([np.mean(seed) for seed in by_seed.values()]) for key, by_seed in hits.items()}
+    return study, {arm: [means[arm, unit] for unit in units] for arm in scores}
+
+
+FEW = dict(zip(["student_only@0", "student_only@1", "student_only@2"], (0.2, 0.5, 1.0), strict=True))
+
+
+def test_under_grouped_folds_the_exchange_rate_counts_subjects(by_subject):
+    study, score_AU = by_subject
+    labels = {name: Labels(share, "{}") for name, share in (FEW | {"hinton": 0.2}).items()}
+    (curve,) = exchange(readings_of(study.tables()), labels).curves
+    # Nine subjects are nine independent pairs with the subject's mean over seeds.
+    alike = readings({arm.replace("student_only", "alone"): score_U for arm, score_U in score_AU.items()})
+    renamed = {name.replace("student_only", "alone"): found for name, found in labels.items()}
+    (expected,) = exchange(alike, renamed).curves
+    (worth,), (reference,) = curve.worths, expected.worths
+    assert (worth.n, worth.score.n) == (9, 9)
+    assert (worth.equal, worth.low, worth.high) == pytest.approx(
+        (reference.equal, reference.low, reference.high)
+    )
+    assert curve.fitted == pytest.approx(expected.fitted)
+
+
+def test_a_value_per_pair_is_never_taken_for_one_per_subject():
+    arm = Arm({"p0": {"fold": 0}}, None)
+    with pytest.raises(ValueError, match="a value per pair has no value per subject"):
+        per_replicate({"p0": 1.0}, arm, Scheme("subjects", 0.0, "groups"))
 
 
 def with_labels(study, fractions):

@@ -24,6 +24,7 @@ class GapShare(NamedTuple):
         arm: the arm.
         against: the student alone on the same data.
         teacher: the best of the arm's teachers, by mean score.
+        replicate: what ``n`` counts, ``seeds`` or ``folds``.
         gap: teacher minus student alone with its 95 % interval over replicates.
         share: (arm - student alone) / (teacher - student alone), ratio of means with Fieller's 95 % interval;
             1 is the teacher's score, below 0 a harm. None where the teacher's score is no bound.
@@ -33,6 +34,7 @@ class GapShare(NamedTuple):
     arm: str
     against: str
     teacher: str
+    replicate: str
     gap: Interval
     share: Interval | None
     reason: str | None
@@ -41,10 +43,12 @@ class GapShare(NamedTuple):
 class Optimism(NamedTuple):
     """Validation minus test score of an arm's confirmed runs, 95 % interval over replicates.
 
-    Above 0 validation flattered the arm: it chose the settings and the epoch.
+    Above 0 validation flattered the arm: it chose the settings and the epoch. ``replicate`` is what ``n``
+    counts, ``seeds`` or ``folds``.
     """
 
     arm: str
+    replicate: str
     difference: Interval
 
 
@@ -76,15 +80,15 @@ def _gap_share(
     pairs = sorted(ours.keys() & alone.keys() & bound.keys())
     if len(pairs) < 2:
         return None
-    scheme, arm = readings.schemes[name], readings.arms[name]
+    scheme, arm = readings.scheme_of_runs(name), readings.arms[name]
     closed_R = per_replicate({pair: ours[pair] - alone[pair] for pair in pairs}, arm, scheme)
     gap_R = per_replicate({pair: bound[pair] - alone[pair] for pair in pairs}, arm, scheme)
     gap = t_interval(gap_R, test_share=scheme.test_share)
     if not gap.low > 0:
         reason = f"{teacher} does not beat {against} by more than its interval, so its score is no bound"
-        return GapShare(name, against, teacher, gap, None, reason)
+        return GapShare(name, against, teacher, scheme.replicate, gap, None, reason)
     share = ratio_of_means(closed_R, gap_R, test_share=scheme.test_share)
-    return GapShare(name, against, teacher, gap, share, None)
+    return GapShare(name, against, teacher, scheme.replicate, gap, share, None)
 
 
 def _validated(readings: Readings, arm: str) -> dict[str, float]:
@@ -134,16 +138,13 @@ def optimism_gaps(readings: Readings) -> tuple[Optimism, ...]:
     """Return validation minus test of every arm that was confirmed and tested; none before the opening."""
     if readings.basis != "test":
         return ()
-    return tuple(
-        Optimism(arm.name, _optimism(readings, arm.name))
-        for arm in readings.declared
-        if _validated(readings, arm.name)
-    )
+    return tuple(_optimism(readings, arm.name) for arm in readings.declared if _validated(readings, arm.name))
 
 
-def _optimism(readings: Readings, name: str) -> Interval:
-    score, scheme, arm = readings.study["score"], readings.schemes[name], readings.arms[name]
+def _optimism(readings: Readings, name: str) -> Optimism:
+    score, scheme, arm = readings.study["score"], readings.scheme_of_runs(name), readings.arms[name]
     differences = {
         pair: value - arm.runs[pair]["metrics"][score] for pair, value in _validated(readings, name).items()
     }
-    return t_interval(per_replicate(differences, arm, scheme), test_share=scheme.test_share)
+    interval = t_interval(per_replicate(differences, arm, scheme), test_share=scheme.test_share)
+    return Optimism(name, scheme.replicate, interval)

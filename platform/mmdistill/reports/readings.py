@@ -21,6 +21,7 @@ from mmdistill.reports.evidence import (
     cells_by_arm,
     contrasted,
     mean_interval,
+    over_folds,
     paired,
     scheme_of,
 )
@@ -72,6 +73,18 @@ class Readings(NamedTuple):
         """Return the mean score of an arm with its 95 % interval over replicates."""
         found = self.arms.get(arm, Arm({}, None))
         return mean_interval(found, score=self.study["score"], scheme=self.schemes[arm])
+
+    def scheme_of_runs(self, arm: str) -> Scheme:
+        """Return what counts as one replicate of what is known per run, such as a score on validation rows.
+
+        That has no value per subject, so where subjects are the replicates of the test rows, their folds are.
+        """
+        scheme, group = self.schemes[arm], self.groups[arm]
+        if scheme.replicate != "subjects":
+            return scheme
+        folds = {run["fold"] for other in group & self.arms.keys() for run in self.arms[other].runs.values()}
+        has_holdout = any(one.tuning == "fixed_holdout" for one in self.declared if one.name in group)
+        return over_folds(len(folds), scheme.unit, has_holdout=has_holdout)
 
     def are_apart(self, arm: str, against: str) -> bool:
         """Return whether two arms ran on other folds, so that no pair can be shared."""
