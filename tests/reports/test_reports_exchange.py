@@ -162,6 +162,37 @@ def test_under_grouped_folds_the_exchange_rate_counts_subjects(by_subject):
     assert curve.fitted == pytest.approx(expected.fitted)
 
 
+def test_subjects_without_predictions_have_no_exchange_rate(by_subject):
+    study, _ = by_subject
+    study.predictions = [row for row in study.predictions if row.arm != "hinton"]
+    labels = {name: Labels(share, "{}") for name, share in (FEW | {"hinton": 0.2}).items()}
+    (curve,) = exchange(readings_of(study.tables()), labels).curves
+    assert curve.worths == ()
+
+
+def test_two_seeds_of_one_fold_are_one_replicate_and_have_no_exchange_rate():
+    scores = {"alone1": [0.5, 0.52], "alone2": [0.6, 0.62], "alone3": [0.7, 0.72], "hinton": [0.63, 0.64]}
+    labels = {name: Labels(share, "{}") for name, share in zip(scores, (0.2, 0.5, 1.0, 0.2), strict=True)}
+    found = readings(scores, Scheme("folds", 0.25, "rows"))
+    for arm in found.arms.values():
+        arm.runs["p1"]["fold"] = 0
+    assert exchange(found, labels) == (
+        (),
+        "the arms without a teacher share fewer than 2 folds, or two of them have the same label fraction",
+    )
+
+
+def test_an_arm_with_one_fold_of_several_has_no_exchange_rate():
+    scores = {"alone1": [0.5, 0.52], "alone2": [0.6, 0.62], "alone3": [0.7, 0.72], "hinton": [0.63]}
+    labels = {name: Labels(share, "{}") for name, share in zip(scores, (0.2, 0.5, 1.0, 0.2), strict=True)}
+    found = readings(scores, Scheme("folds", 0.25, "rows"))
+    found.arms["hinton"].runs["p0 again"] = found.arms["hinton"].runs["p0"]
+    for name in ("alone1", "alone2", "alone3"):
+        found.arms[name].runs["p0 again"] = found.arms[name].runs["p0"]
+    (curve,) = exchange(found, labels).curves
+    assert (curve.n, curve.worths) == (3, ())
+
+
 def test_a_value_per_pair_is_never_taken_for_one_per_subject():
     arm = Arm({"p0": {"fold": 0}}, None)
     with pytest.raises(ValueError, match="a value per pair has no value per subject"):
@@ -210,7 +241,7 @@ def test_two_students_alone_at_one_fraction_are_no_curve(new_study):
     tables = with_labels(study, dict(zip(names, (0.2, 0.4, 1.0, 1.0), strict=True)))
     found = exchange(readings_of(tables), labels_of(tables["trials"]))
     assert found.reason == (
-        "the arms without a teacher share fewer than 2 pairs, or two of them have the same label fraction"
+        "the arms without a teacher share fewer than 2 seeds, or two of them have the same label fraction"
     )
 
 

@@ -20,6 +20,8 @@ from mmdistill.statistics import Array, Interval
 Side = Literal["below", "inside", "above"]
 # A curve needs a point between its ends.
 _FEWEST = 3
+# Of one there is no interval.
+_REPLICATES = 2
 _POINTS = 400
 _ROUNDING = 1e-12
 
@@ -165,7 +167,11 @@ def _reason(readings: Readings, most: int) -> str:
             f"the arms without a teacher have {most} label fraction(s), and a label curve needs {_FEWEST}: "
             "add a design of the kind axis over data.label_fraction"
         )
-    return "the arms without a teacher share fewer than 2 pairs, or two of them have the same label fraction"
+    counted = readings.schemes[readings.study["baseline"]].replicate
+    return (
+        f"the arms without a teacher share fewer than {_REPLICATES} {counted}, or two of them have the same "
+        "label fraction"
+    )
 
 
 class _Alone(NamedTuple):
@@ -182,10 +188,10 @@ def _curve(
 ) -> LabelCurve | None:
     fractions = sorted(arms)
     names = [arms[fraction][0] for fraction in fractions]
-    pairs = _shared(readings, names)
-    if len(pairs) < 2:
+    score_FN = _scores(readings, names)
+    if score_FN.shape[1] < _REPLICATES:
         return None
-    mean_F = _scores(readings, names).mean(axis=1)
+    mean_F = score_FN.mean(axis=1)
     pooling_FF = _pooling(mean_F)
     fitted_F = mean_F @ pooling_FF
     alone = _Alone(names, np.log(fractions), fitted_F, pooling_FF)
@@ -197,11 +203,15 @@ def _curve(
     worths = [
         _worth(readings, name, labels[name].fraction, alone)
         for name in others
-        if name in labels and labels[name].data == data and len(_shared(readings, [name, *names])) > 1
+        if name in labels
+        and labels[name].data == data
+        and _scores(readings, [name, *names]).shape[1] >= _REPLICATES
     ]
     scores = tuple(readings.score(name) for name in names)
     fitted = tuple(fitted_F.tolist())
-    return LabelCurve(tuple(names), tuple(fractions), scores, fitted, tuple(worths), len(pairs))
+    return LabelCurve(
+        tuple(names), tuple(fractions), scores, fitted, tuple(worths), len(_shared(readings, names))
+    )
 
 
 def _shared(readings: Readings, arms: Sequence[str]) -> list[str]:
