@@ -96,6 +96,16 @@ def test_the_table_tells_the_largest_share(taught):
     )
 
 
+def test_a_teacher_that_only_the_search_tried_bounds_nothing(taught):
+    study, *_ = taught()
+    (expected,) = shares_of(study)
+    study.stages += [
+        stage("teacher_outputs", "tried", "f0-search0", loser_accuracy=0.99, joint_accuracy=0.99),
+        stage("student", "tried too", "f0-search0", arm="hinton", upstream=["tried"]),
+    ]
+    assert shares_of(study) == (expected,)
+
+
 def test_a_teacher_no_better_than_the_student_bounds_nothing(taught):
     (found,) = shares_of(taught(teacher=0.602)[0])
     assert found.share is None

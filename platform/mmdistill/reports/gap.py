@@ -1,6 +1,6 @@
 """How far an arm closes the gap to its teacher, and how far validation flattered it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ class GapShare(NamedTuple):
     Attributes:
         arm: the arm.
         against: the student alone on the same data.
-        teacher: the best of the arm's teachers, by mean score.
+        teacher: the best of the teachers of its confirmed runs, by mean score above the student alone.
         replicate: what ``n`` counts, ``seeds`` or ``folds``.
         gap: teacher minus student alone with its 95 % interval over replicates.
         share: (arm - student alone) / (teacher - student alone), ratio of means with Fieller's 95 % interval;
@@ -75,20 +75,31 @@ def _gap_share(
     readings: Readings, name: str, against: str, teachers: Mapping[str, Scores]
 ) -> GapShare | None:
     ours, alone = _validated(readings, name), _validated(readings, against)
-    teacher = max(teachers, key=lambda one: float(np.mean(list(teachers[one].values()))))
-    bound = teachers[teacher]
-    pairs = sorted(ours.keys() & alone.keys() & bound.keys())
-    if len(pairs) < 2:
+    gaps = _gaps(ours.keys() & alone.keys(), alone, teachers)
+    if not gaps:
         return None
+    teacher = max(gaps, key=lambda one: float(np.mean(list(gaps[one].values()))))
     scheme, arm = readings.scheme_of_runs(name), readings.arms[name]
-    closed_R = per_replicate({pair: ours[pair] - alone[pair] for pair in pairs}, arm, scheme)
-    gap_R = per_replicate({pair: bound[pair] - alone[pair] for pair in pairs}, arm, scheme)
+    closed_R = per_replicate({pair: ours[pair] - alone[pair] for pair in gaps[teacher]}, arm, scheme)
+    gap_R = per_replicate(gaps[teacher], arm, scheme)
     gap = t_interval(gap_R, test_share=scheme.test_share)
     if not gap.low > 0:
         reason = f"{teacher} does not beat {against} by more than its interval, so its score is no bound"
         return GapShare(name, against, teacher, scheme.replicate, gap, None, reason)
     share = ratio_of_means(closed_R, gap_R, test_share=scheme.test_share)
     return GapShare(name, against, teacher, scheme.replicate, gap, share, None)
+
+
+def _gaps(shared: Set[str], alone: Scores, teachers: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Return teacher minus student alone on the pairs that the runs share, of teachers with at least two.
+
+    A search scores teachers on pairs of its own, among them teachers that no confirmed run has.
+    """
+    gaps = {
+        teacher: {pair: bound[pair] - alone[pair] for pair in sorted(shared & bound.keys())}
+        for teacher, bound in teachers.items()
+    }
+    return {teacher: gap for teacher, gap in gaps.items() if len(gap) > 1}
 
 
 def _validated(readings: Readings, arm: str) -> dict[str, float]:
