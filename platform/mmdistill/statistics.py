@@ -379,8 +379,9 @@ def verdict(
 ) -> Verdict:
     """Return what the intervals of one paired difference (higher is better) allow to say.
 
-    1. "equivalent" when every 90 % interval lies inside (-margin, margin): two one-sided tests at .05. It
-       goes first: the margin is the smallest difference the study calls one.
+    1. "equivalent" when every 90 % interval lies inside (-margin, margin): two one-sided tests at .05, for
+       whose number nothing is adjusted. It goes first: the margin is the smallest difference the study calls
+       one.
     2. "helps" ("harms") when every 95 % interval lies above (below) 0 and the adjusted p is below .05.
     3. "cannot tell" otherwise, also where an interval does not exist.
 

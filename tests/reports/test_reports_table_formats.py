@@ -97,6 +97,7 @@ def test_the_notes_say_what_a_reader_must_know(best):
     for words in (
         "n counts seeds",
         "exact sign-flip test",
+        "inside the margin (two one-sided tests at .05, not adjusted)",
         "Budget per arm: ",
         "Reading: re-tuned",
         "The test split was opened 1 time(s)",

@@ -154,8 +154,8 @@ def footnotes(ablation: Ablation) -> list[str]:
         f"{'; or '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at "
         "once (crossed bootstrap)",
         f"Verdict against {baseline_name(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
-        "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
-        "is < .05",
+        "intervals are inside the margin (two one-sided tests at .05, not adjusted); else helps or harms if "
+        "both 95 % intervals exclude 0 and the adjusted p is < .05",
         *_baseline_notes(ablation),
         "Verdicts with * are exploratory: Benjamini-Hochberg over all unplanned comparisons with "
         "baseline, reference and base. Planned contrasts: Holm within their family",
