@@ -68,7 +68,8 @@ class Paired(NamedTuple):
         crossed: 95 % interval over seeds x test units.
         seeds_90: as ``seeds``, for the equivalence test.
         crossed_90: as ``crossed``, for the equivalence test.
-        p: exact sign-flip test over replicates; of folds the corrected resampled t test.
+        p: sign-flip test over replicates, exact up to n = 16, Student's t beyond; of folds the corrected
+            resampled t test.
         missing: pairs that only one of the two has.
         scheme: what counts as one replicate.
     """
