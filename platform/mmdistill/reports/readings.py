@@ -75,14 +75,19 @@ class Readings(NamedTuple):
         return mean_interval(found, score=self.study["score"], scheme=self.schemes[arm])
 
     def scheme_of_runs(self, arm: str) -> Scheme:
-        """Return what counts as one replicate of what is known per run, such as a score on validation rows.
+        """Return what counts as one replicate of what confirmed runs hold, such as scores on validation rows.
 
-        That has no value per subject, so where subjects are the replicates of the test rows, their folds are.
+        That has no value per subject: where there are several folds, these are the replicates.
         """
         scheme, group = self.schemes[arm], self.groups[arm]
-        if scheme.replicate != "subjects":
+        folds = {
+            run["fold"]
+            for other in group
+            for run in self.trials.get(other, ())
+            if run["phase"] in ("confirm", "test")
+        }
+        if scheme.replicate == "folds" or len(folds) < 2:
             return scheme
-        folds = {run["fold"] for other in group & self.arms.keys() for run in self.arms[other].runs.values()}
         has_holdout = any(one.tuning == "fixed_holdout" for one in self.declared if one.name in group)
         return over_folds(len(folds), scheme.unit, has_holdout=has_holdout)
 
