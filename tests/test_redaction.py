@@ -48,6 +48,8 @@ def test_secrets_are_hidden_and_the_rest_stays(text):
         "s3://bucket/key/data.parquet",
         "the tokens of a text",
         "hockey=3 monkey=4",
+        "hinton@max_tokens=16",
+        '{"max_tokens": 16, "text_tokens": 2.5, "keys": null, "auth": true}',
     ],
 )
 def test_ordinary_texts_stay_as_they_are(text):
@@ -59,6 +61,16 @@ def test_json_in_a_text_stays_json():
     shown = json.loads(redacted(json.dumps({"inner": inner})))
     assert SECRET not in shown["inner"]
     assert json.loads(shown["inner"])["x"] == 1
+
+
+@pytest.mark.parametrize("value", [16, 2.5, True, None, {"left": 1}, [1, 2]])
+def test_json_stays_json_whatever_a_secret_name_holds(value):
+    text = json.dumps({"text_tokens": value, "password": SECRET})
+    assert json.loads(redacted(text)) == {"text_tokens": value, "password": HIDDEN}
+
+
+def test_a_short_password_is_hidden_though_it_is_a_number():
+    assert redacted("password=1234 max_tokens=1234") == f"password={HIDDEN} max_tokens=1234"
 
 
 def test_names_tell_what_is_secret():

@@ -1,5 +1,6 @@
 """Secrets in texts and in plain values become ``***``, before anything is written or printed."""
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,9 @@ _HINT = re.compile(
     r"|AKIA|ASIA|sk-|AIza|eyJ",
     re.IGNORECASE,
 )
+# `max_tokens=16`, `key = 3`: what may be a password is no mere amount otherwise.
+_NUMBER = re.compile(r"[-+]?[\d.]{1,6}(?:e[-+]?\d{1,2})?", re.IGNORECASE)
+_PASSWORD = re.compile(r"pass|pwd|secret", re.IGNORECASE)
 # A shorter value of a secret variable may be an ordinary word.
 _SHORTEST = 8
 
@@ -64,12 +68,17 @@ def redacted(text: str) -> str:
     """Return a text in which secrets are ``***``; a text without any is returned as it is.
 
     Secrets are values given to such a name (``--token x``, ``api_key=x``, ``password: x``), logins in URLs,
-    tokens of a form that nothing else has, and the values of this process's secret environment variables.
+    tokens of a form that nothing else has, and the values of this process's secret environment variables. A
+    text that is JSON stays JSON: it is read as :func:`redacted_tree` reads it.
     """
     return _without(_environment_secrets(), text)
 
 
 def _without(values: Sequence[str], text: str) -> str:
+    tree = _json(text)
+    if tree is not None:
+        hidden = _tree_without(values, tree)
+        return text if hidden == tree else json.dumps(hidden)
     for value in values:
         text = text.replace(value, HIDDEN)
     if not _HINT.search(text):
@@ -81,7 +90,19 @@ def _without(values: Sequence[str], text: str) -> str:
     return text
 
 
+def _json(text: str) -> Any:
+    """Return the object or the list that a text is, or None."""
+    if text[:1] not in {"{", "["}:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _hidden(match: re.Match[str]) -> str:
+    if _NUMBER.fullmatch(match[2]) and not _PASSWORD.search(match[1]):
+        return match[0]
     quote = match[2][0] if match[2][0] in "\"'" else ""
     return f"{match[1]}{quote}{HIDDEN}{quote}"
 

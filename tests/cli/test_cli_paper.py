@@ -159,6 +159,21 @@ def test_rerun_elsewhere_says_so_and_has_a_tolerance(call, finished, tmp_path):
     assert hashes(copy) == before
 
 
+def test_rerun_and_why_know_the_versions_of_each_attempt_not_only_of_the_newest_start(
+    call, finished, tmp_path
+):
+    copy = tmp_path / "study"
+    shutil.copytree(finished, copy)
+    (run,) = call("query", copy, "SELECT * FROM trials WHERE phase = 'test' LIMIT 1", "--json").json
+    for path in (copy / "attempts").glob(f"{run['order_id']}.*.begin*"):
+        body = unseal(path, path.read_bytes())
+        path.write_bytes(seal(body | {"torch": "2.0", "git_commit": "f00"}))
+    assert "Not as recorded: torch was 2.0, is " in call("rerun", copy, run["trial_id"]).out
+    assert call("rebuild", copy).code == 0
+    made_with = call("why", copy, "--arm", run["arm"], "--json").json["provenance"]
+    assert (made_with["torch"], made_with["git_commit"]) == ("2.0", "f00")
+
+
 def test_rerun_names_every_unknown_run_and_what_lists_them(call, finished):
     found = call("rerun", finished, "nothing", "nobody")
     assert found.code == 2

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import pyarrow as pa
 import pytest
 
 from mmdistill.errors import UnknownNameError
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
-from mmdistill.reports.why import runs_behind, why
+from mmdistill.reports.why import made_with, runs_behind, why
 
 
 @pytest.fixture
@@ -54,6 +55,17 @@ def test_settings_are_those_all_runs_share(root):
     assert found.settings == {"epochs": 4, "terms.hinton.weight": 2.0, "options": {}}
     assert found.parameters == {"all folds": {"terms.hinton.weight": 2.0}}
     assert found.provenance["data_fingerprint"] == "0" * 16
+
+
+def test_code_that_differed_between_the_runs_is_listed(root):
+    folder = StudyFolder.open(root)
+    assert why(root, "hinton").provenance["torch"] == folder.row.torch
+    rows = [{"order_id": "all", "attempt": n, "torch": f"2.{n}", "git_commit": None} for n in (1, 2)]
+    rows += [{"order_id": "other", "attempt": 1, "torch": "1.0", "git_commit": None}]
+    rows = [{"package_version": "1", "git_dirty": False, "python": "3.11"} | row for row in rows]
+    behind = [{"order_id": "all"}, {"order_id": "other"}]
+    found = made_with(pa.Table.from_pylist(rows), behind)
+    assert found == {"torch": ["1.0", "2.2"], "package_version": "1", "git_dirty": False, "python": "3.11"}
 
 
 def test_another_metric_of_the_same_runs(root):

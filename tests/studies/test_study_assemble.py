@@ -333,7 +333,7 @@ def test_a_generated_name_that_is_too_long_is_refused(put_together, tiny):
     text += f'\n[[designs]]\nkind = "teacher_subsets"\nbase = "{name}"\nsizes = [2]\n'
     (problem,) = problems(put_together, text)
     assert "at most 80" in problem
-    assert "shorten the names it is made of" in problem
+    assert "change the names it is made of" in problem
 
 
 def test_nothing_is_written_by_reading_a_study(put_together, tiny, tmp_path):

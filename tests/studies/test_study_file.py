@@ -28,6 +28,7 @@ def test_a_sound_file_is_read_with_its_defaults(read):
         ('name = "tiny"', 'name = "a/b"', "name: a name starts with a letter or digit and holds"),
         ('name = "tiny"', 'name = "../x"', r"(got '../x')"),
         ('name = "hinton"', 'name = "hin/ton"', "arms.1.name: a name starts with"),
+        ('name = "hinton"', 'name = "hinton@token=abcdef"', "a name must not look like a secret"),
         ('name = "hinton"', 'name = "Student_Only"', "different names, but student_only stands twice"),
         ("trials = 3", "trials = 0", "search.trials: Input should be greater than or equal to 1 (got 0)"),
         ("seed = 3", "seed = -1", "seed: Input should be greater than or equal to 0 (got -1)"),

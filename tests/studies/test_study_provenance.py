@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from mmdistill.errors import ConfigError
+from mmdistill.records.code import installed
 from mmdistill.records.revisions import normal, refusals
 from mmdistill.records.rows import StudyRow
 from mmdistill.records.schema import from_json, to_json
 from mmdistill.reports.arms import declared_arms
 from mmdistill.reports.lattices import games_of
-from mmdistill.studies.provenance import hardware, installed, study_row
+from mmdistill.studies.provenance import hardware, study_row
 
 
 def test_a_study_is_recorded_with_what_it_was_asked_and_with_what(put_together, tiny):

@@ -155,7 +155,20 @@ class AttemptRow(Row):
 
     table = "attempts"
     order = ("order_id", "attempt")
-    varying = ("started_at", "ended_at", "outcome", "cpu_s", "host", "pid", "error")
+    varying = (
+        "started_at",
+        "ended_at",
+        "outcome",
+        "cpu_s",
+        "host",
+        "pid",
+        "error",
+        "package_version",
+        "git_commit",
+        "git_dirty",
+        "python",
+        "torch",
+    )
 
     order_id: Annotated[str, "the order"]
     attempt: Annotated[int, "number of the attempt, from 1"]
@@ -166,6 +179,11 @@ class AttemptRow(Row):
     host: Annotated[str, "machine of the attempt"]
     pid: Annotated[int, "process of the attempt"]
     error: Annotated[str | None, "what failed"] = None
+    package_version: Annotated[str | None, "version of mmdistill there; null before version 2"] = None
+    git_commit: Annotated[str | None, "commit of the code there, where known"] = None
+    git_dirty: Annotated[bool | None, "whether the code there differed from its commit"] = None
+    python: Annotated[str | None, "version of Python there; null before version 2"] = None
+    torch: Annotated[str | None, "version of torch there; null before version 2"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 
 from mmdistill.errors import ConfigError, ConflictError, InputError, Problem, StudyError
+from mmdistill.records.code import this_code
 from mmdistill.records.finals import Final, final_body, parsed_final, read_side, write_sides
 from mmdistill.records.revisions import normal, refusals, stamped
 from mmdistill.records.rows import (
@@ -212,6 +213,7 @@ class StudyFolder:
             started_at=datetime.now(UTC),
             host=socket.gethostname(),
             pid=os.getpid(),
+            **this_code()._asdict(),
         )
         while _begin(row) in self._attempts or not self._attempts.put(_begin(row), to_json(row)):
             row = dataclasses.replace(row, attempt=row.attempt + 1)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,10 @@ _PROVENANCE = (
     "versions_json",
     "hardware_json",
 )
+
+
+# Of these, every attempt at an order has its own.
+_CODE = ("git_commit", "git_dirty", "package_version", "python", "torch")
 
 
 class Run(NamedTuple):
@@ -81,7 +85,8 @@ class Why(NamedTuple):
         parameters: searched values, by fold where each has a winner of its own; of a frozen arm another's.
         proposals: numbers of the proposals that won, one per search.
         missing: pairs that other arms have and this one has not.
-        provenance: of the newest revision of the study.
+        provenance: of the newest revision of the study; code and versions are those that computed the runs, a
+            list where they differ.
         rerun: the command that recomputes every run behind the cell.
     """
 
@@ -132,7 +137,7 @@ def why(root: Path, arm: str, metric: str | None = None) -> Why:
         parameters=_parameters(behind),
         proposals=tuple(sorted({run["number"] for run in behind.values() if run["number"] is not None})),
         frozen=declared.frozen,
-        provenance=_provenance(readings.study),
+        provenance=_provenance(readings.study) | made_with(tables["attempts"], behind.values()),
         rerun=shlex.join(["mmdistill", "rerun", str(root), "--arm", arm]),
     )
 
@@ -149,6 +154,17 @@ def _provenance(study: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name.removesuffix("_json"): study[name] for name in _PROVENANCE if name.endswith("_json")}
     # Studies of earlier versions have none.
     return plain | {name: json.loads(text) for name, text in texts.items() if text}
+
+
+def made_with(attempts: pa.Table, behind: Iterable[Trial]) -> dict[str, Any]:
+    """Return what computed some runs, of several versions all; nothing of studies of earlier versions."""
+    orders = {run["order_id"] for run in behind}
+    # The last attempt at an order is the one that computed it.
+    last = {
+        row["order_id"]: row for row in attempts.sort_by("attempt").to_pylist() if row["order_id"] in orders
+    }
+    found = {name: sorted({row[name] for row in last.values() if row[name] is not None}) for name in _CODE}
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items() if values}
 
 
 def _readings(tables: Mapping[str, pa.Table], arm: str, metric: str | None) -> Readings:

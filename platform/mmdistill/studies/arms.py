@@ -12,7 +12,7 @@ from mmdistill.pipeline.run import RunSettings
 from mmdistill.registry import unknown_name
 from mmdistill.settings import edited, flattened, merged, problems_of
 from mmdistill.studies.designs import DESIGNS, Base, Design
-from mmdistill.studies.file import NAME, NAME_RULE, ArmEntry, StudyFile
+from mmdistill.studies.file import ArmEntry, StudyFile, broken_name_rule
 from mmdistill.terms import TERMS
 
 # Drawn for every pair by the protocol.
@@ -102,8 +102,9 @@ def _part_problems(arm: ArmEntry, file: StudyFile, place: str) -> Iterator[Probl
 
 
 def _name_problems(arm: ArmEntry, entries: Mapping[str, ArmEntry], place: str) -> Iterator[Problem]:
-    if not NAME.fullmatch(arm.name):
-        yield Problem(place, f"{NAME_RULE} (got {arm.name!r})", "shorten the names it is made of")
+    rule = broken_name_rule(arm.name)
+    if rule is not None:
+        yield Problem(place, f"{rule} (got {arm.name!r})", "change the names it is made of")
     same = next((name for name in entries if name.casefold() == arm.name.casefold()), None)
     if same is not None and entries[same] != arm:
         yield Problem(place, f"it generates an arm {arm.name!r}, but there is another one", "rename that arm")

@@ -22,11 +22,13 @@ from pydantic import (
 )
 
 from mmdistill.errors import ConfigError, Problem
+from mmdistill.redaction import redacted
 from mmdistill.settings import Choice, Range, Settings, edited, flattened, problems_of
 from mmdistill.training.race import RaceSettings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=-]{0,79}")
 NAME_RULE = "a name starts with a letter or digit and holds at most 80 of letters, digits and `. _ + @ = -`"
+SECRET_RULE = "a name must not look like a secret, which is hidden wherever it is written"
 LARGEST_FILE = 1 << 20
 # Runs that train together where nothing else is known.
 PLANNED_LANES = 16
@@ -72,9 +74,17 @@ _Searched = Annotated[
 Space = Annotated[dict[str, _Searched], BeforeValidator(_by_path)]
 
 
+def broken_name_rule(name: str) -> str | None:
+    """Return the rule that a name breaks: of its form, or that it would be hidden where it is written."""
+    if not NAME.fullmatch(name):
+        return NAME_RULE
+    return None if redacted(name) == name else SECRET_RULE
+
+
 def _checked_name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError(NAME_RULE)
+    rule = broken_name_rule(value)
+    if rule is not None:
+        raise ValueError(rule)
     return value
 
 

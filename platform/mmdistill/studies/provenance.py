@@ -10,11 +10,10 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import mmdistill
+from mmdistill.records.code import SOURCE, installed, this_code
 from mmdistill.records.rows import StudyRow
 from mmdistill.redaction import HIDDEN, is_secret, redacted
 from mmdistill.settings import digest
@@ -44,13 +43,10 @@ _RECORDED = re.compile(
     r"|CUDA_VISIBLE_DEVICES|NVIDIA_VISIBLE_DEVICES|PYTHONHASHSEED"
 )
 
-SOURCE = Path(mmdistill.__file__).resolve().parents[2]
-
 
 def study_row(study: Study, command: Sequence[str]) -> StudyRow:
     """Return the record of a study that begins now."""
     file = study.file
-    commit, dirty = _git()
     return StudyRow(
         name=file.name,
         created_at=datetime.now(UTC),
@@ -66,12 +62,8 @@ def study_row(study: Study, command: Sequence[str]) -> StudyRow:
         tuning=_tuning(study),
         pairs=file.confirm.pairs * max(arm.run.data.fold_count for arm in study.arms),
         seed=file.seed,
-        package_version=mmdistill.__version__,
-        python=platform.python_version(),
-        torch=installed("torch"),
+        **this_code()._asdict(),
         ray=installed("ray"),
-        git_commit=commit,
-        git_dirty=dirty,
         constraints_hash=_constraints_hash(),
         versions_json=json.dumps({name: installed(name) for name in DECIDING}),
         hardware_json=json.dumps(hardware()),
@@ -152,27 +144,8 @@ def _tuning(study: Study) -> str:
     return found.pop() if len(found) == 1 else "mixed"
 
 
-def installed(package: str) -> str:
-    """Return the installed version of a package, or ``not installed``."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _git() -> tuple[str | None, bool | None]:
-    """Return commit and dirty flag of the source tree this package runs from, where there is one."""
-    if not (SOURCE / ".git").exists():
-        return None, None
-    try:
-        commit = _run("git", "rev-parse", "HEAD")
-        return commit, bool(_run("git", "status", "--porcelain"))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-
-
 def _run(*command: str) -> str:
-    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 

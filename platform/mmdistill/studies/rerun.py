@@ -1,7 +1,6 @@
 """Compute a recorded run again, from its recorded settings, and compare; nothing of the study is changed."""
 
 import math
-import platform
 import shutil
 import socket
 import tempfile
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-import mmdistill
 from mmdistill.errors import InputError, Problem, StudyError
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.pipeline.execute import execute
@@ -19,12 +17,12 @@ from mmdistill.pipeline.fold import opened
 from mmdistill.pipeline.order import Lane, Order
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.pipeline.stages import VERSIONS, Pipeline, Stage
+from mmdistill.records.code import this_code
 from mmdistill.records.finals import Final
-from mmdistill.records.rows import TrialRow
+from mmdistill.records.rows import AttemptRow, StudyRow, TrialRow
 from mmdistill.records.sealed import unseal
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import VARYING_METRICS, latest
-from mmdistill.studies.provenance import installed
 from mmdistill.training.runtime import LocalRuntime
 
 # Elsewhere the last bits differ, and over some hundred steps they grow.
@@ -246,18 +244,24 @@ def _compared(
 
 def _elsewhere(folder: StudyFolder, trial: TrialRow, device: torch.device) -> Iterator[str]:
     """Yield what is not as recorded and decides the last bits, or more."""
-    row = folder.row
+    made, mine = _made_with(folder, trial.order_id), this_code()
     then_and_now = {
         "host": (trial.host, socket.gethostname()),
         "device": (trial.device, str(device)),
-        "mmdistill": (row.package_version, mmdistill.__version__),
-        "python": (row.python, platform.python_version()),
-        "torch": (row.torch, installed("torch")),
+        "mmdistill": (made.package_version, mine.package_version),
+        "python": (made.python, mine.python),
+        "torch": (made.torch, mine.torch),
         "stages": (folder.resolved["stage_versions"], VERSIONS),
     }
     for what, (then, now) in then_and_now.items():
         if then != now:
             yield f"{what} was {then}, is {now}"
+
+
+def _made_with(folder: StudyFolder, order_id: str) -> AttemptRow | StudyRow:
+    """Return the record of the code that computed an order; before version 2 only the study's is known."""
+    known = [row for row in folder.attempts(order_id) if row.torch is not None]
+    return known[-1] if known else folder.row
 
 
 def _values(final: Final, trial: TrialRow, *, exact: bool) -> Values:
