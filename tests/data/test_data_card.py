@@ -44,8 +44,7 @@ def test_a_card_is_found_by_its_path_and_by_its_folder(write):
 
 
 def test_keys_for_other_readers_are_ignored(write):
-    notes = {"my_converter": "convert.py"}
-    read = read_card(write(target="label", metric="CCC", pairing="by label", notes=notes))
+    read = read_card(write(target="label", metric="CCC", pairing="by label", my_converter="convert.py"))
     assert read.card == Card.model_validate(CARD)
 
 
@@ -87,10 +86,6 @@ def test_promises_about_the_file_are_kept_apart(write):
         (
             {"licens": "MIT"},
             r"card\.json: licens: no key of a card is called 'licens'; did you mean 'licence'\?",
-        ),
-        (
-            {"hello": 1},
-            r"hello: no key of a card is called 'hello'; put what is for its readers under `notes`",
         ),
     ],
 )

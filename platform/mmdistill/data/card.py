@@ -99,7 +99,7 @@ def read_card(path: Path) -> CardFile:
     file = path / "card.json" if path.is_dir() else path
     tree = _json_object(file)
     facts, cards = set(FileFacts.model_fields), set(Card.model_fields)
-    problems = _unknown_keys(file, set(tree), facts | cards)
+    problems = _misspelt_keys(file, set(tree), facts | cards)
     read: list[Any] = []
     for model, keys in ((Card, cards), (FileFacts, facts)):
         try:
@@ -140,11 +140,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _unknown_keys(file: Path, keys: set[str], known: set[str]) -> list[Problem]:
-    problems = []
-    for key in sorted(keys - known - DOCUMENTED_EXTRAS):
-        problem = unknown_name("key of a card", key, f"{file}: {key}", sorted(known))
-        if not problem.mend.startswith("did you mean"):
-            problem = problem._replace(mend="put what is for its readers under `notes`")
-        problems.append(problem)
-    return problems
+def _misspelt_keys(file: Path, keys: set[str], known: set[str]) -> list[Problem]:
+    """Return the keys that are nearly known; any other is for other readers of the card."""
+    found = [
+        unknown_name("key of a card", key, f"{file}: {key}", sorted(known))
+        for key in sorted(keys - known - DOCUMENTED_EXTRAS)
+    ]
+    return [problem for problem in found if problem.mend.startswith("did you mean")]
