@@ -14,6 +14,7 @@ import pytest
 from mmdistill.errors import UnknownNameError
 from mmdistill.reports.ablation import summarise_readings, summarise_tables
 from mmdistill.reports.columns import COLUMNS, usual
+from mmdistill.reports.page.sections import results
 from mmdistill.reports.paper import STANDALONE, escaped, latex, web
 from mmdistill.reports.readings import readings_of
 from mmdistill.reports.render import as_csv, as_json, exact, grid
@@ -84,12 +85,15 @@ def test_the_best_mean_is_bold_where_it_is_above_every_other_and_the_second_is_u
     assert "Bold: highest mean, above every other arm" in printed["latex"]
 
 
-def test_nothing_is_bold_without_support(new_study):
+def test_nothing_is_marked_without_support(new_study):
     study = new_study(["student_only", "hinton"])
     study.fill({"student_only": 0.7, "hinton": 0.71})
-    printed = tables_of(readings_of(study.tables()), ["score"])
-    assert r"\mathbf" not in printed["latex"]
+    readings = readings_of(study.tables())
+    printed = tables_of(readings, ["score"])
+    for mark in (r"\mathbf", r"\underline", "<b>", "<u>", "Underlined"):
+        assert mark not in printed["latex"] + printed["html"]
     assert "Nothing is bold" in printed["latex"]
+    assert not results(summarise_readings(readings), standing(readings)).parts[0].marks
 
 
 def test_the_notes_say_what_a_reader_must_know(best):

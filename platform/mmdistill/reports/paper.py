@@ -59,7 +59,7 @@ def latex(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str]
         ablation: of the study.
         arms: the lines.
         columns: names in ``COLUMNS``.
-        marks: the best mean is bold, the second underlined.
+        marks: the best mean is bold, the second underlined; of no best, neither.
     """
     # Loading pandas takes longer than the other formats take altogether.
     import pandas
@@ -98,15 +98,15 @@ def caption(ablation: Ablation) -> str:
 
 def paper_notes(ablation: Ablation, columns: Sequence[str], marks: Standing) -> list[str]:
     """Return what a reader must know to read a table: n, test, budget, reading, openings, marks."""
-    bold = "Bold: highest mean, above every other arm by seeds x test units at 95 %"
+    bold = "Bold: highest mean, above every other arm by seeds x test units at 95 %. Underlined: second mean"
     if marks.best is None:
         bold = "Nothing is bold: no arm is above every other one by seeds x test units at 95 %"
-    marked = [f"{bold}. Underlined: second mean"] if "score" in columns and marks.second else []
+    marked = [bold] if "score" in columns and marks.second else []
     return [*footnotes(ablation), budget_note(ablation), *marked, *ablation.stamps, *ablation.warnings]
 
 
 def _latex_cells(arm: ArmSummary, ablation: Ablation, columns: Sequence[str], marks: Standing) -> list[str]:
-    marked = {marks.best: r"\mathbf", marks.second: r"\underline"}
+    marked = {marks.best: r"\mathbf", marks.underlined: r"\underline"}
     return [
         _latex_cell(COLUMNS[name].cell(arm, ablation), marked.get(arm.name, "") if name == "score" else "")
         for name in columns
@@ -143,7 +143,7 @@ def _label(name: str) -> str:
 
 def web(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str], marks: Standing) -> str:
     """Return a table element with its notes below; arguments as in :func:`latex`."""
-    marked = {marks.best: "b", marks.second: "u"}
+    marked = {marks.best: "b", marks.underlined: "u"}
     head = "".join(f"<th>{html.escape(t)}</th>" for t in _titles(ablation, columns))
     lines = []
     for arm in arms:

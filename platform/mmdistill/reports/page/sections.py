@@ -224,7 +224,7 @@ def ends_of(interval: Interval) -> str:
 
 
 def results(ablation: Ablation, marks: Standing) -> Section:
-    """Return the ablation table; the best mean is bold, the second underlined."""
+    """Return the ablation table; a best mean is bold, the second then underlined."""
     names = usual(ablation)
     header = ["arm", *(COLUMNS[name].title(ablation) for name in names)]
     rows = [[arm.name, *(COLUMNS[name].cell(arm, ablation).text for name in names)] for arm in ablation.arms]
@@ -233,7 +233,7 @@ def results(ablation: Ablation, marks: Standing) -> Section:
     said = {*ablation.stamps, *ablation.warnings}
     notes = [f"{line}." for line in paper_notes(ablation, names, marks) if line not in said]
     place = names.index("score") + 1
-    marked = {marks.best: "b", marks.second: "u"}
+    marked = {marks.best: "b", marks.underlined: "u"}
     tags = {(row, place): marked[arm.name] for row, arm in enumerate(ablation.arms) if arm.name in marked}
     grid = Grid(f"{ablation.score_name} of every arm", header, rows, left, marks=tags)
     return Section("table", "Table", [grid], notes=notes, again=["mmdistill table STUDY"])
