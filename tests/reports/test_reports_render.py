@@ -118,6 +118,19 @@ def test_a_study_without_a_reference_has_no_such_column(made):
     assert rows_of(markdown(summarise_tables(made.tables())), "arm ")[2]["verdict"] == "helps *"
 
 
+def test_a_reference_that_is_the_baseline_of_every_arm_has_no_second_column(made):
+    made.study = dataclasses.replace(made.study, reference="student_only")
+    header = list(rows_of(markdown(summarise_tables(made.tables())), "arm ")[0])
+    assert [title for title in header if title.startswith("minus student_only")] == [
+        "minus student_only [seeds] [x rows]"
+    ]
+    first, *others = json.loads(made.study.arms_json)
+    others[-1]["baseline"] = others[0]["name"]
+    made.study = dataclasses.replace(made.study, arms_json=json.dumps([first, *others]))
+    header = list(rows_of(markdown(summarise_tables(made.tables())), "arm ")[0])
+    assert header[3:5] == ["minus baseline [seeds] [x rows]", "minus student_only"]
+
+
 def test_a_closed_test_split_is_in_the_title(made):
     made.trials = [run for run in made.trials if run.phase != "test"]
     made.predictions, made.openings = [], []

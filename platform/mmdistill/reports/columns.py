@@ -161,4 +161,6 @@ def usual(ablation: Ablation) -> list[str]:
     """Return the columns of the table that nobody chose columns for."""
     names = ["n", "score", "minus_baseline", "minus_reference", "log_loss"]
     names += ["calibration_error", "worst_class", "budget", "verdict"]
-    return [name for name in names if name != "minus_reference" or ablation.reference]
+    # Where every arm's baseline is the reference, one column says it.
+    is_told = ablation.reference is None or {*baselines(ablation)} <= {ablation.reference}
+    return [name for name in names if name != "minus_reference" or not is_told]
