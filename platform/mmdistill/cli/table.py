@@ -13,7 +13,7 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.registry import unknown_name
 from mmdistill.reports.ablation import Ablation, summarise_readings
-from mmdistill.reports.columns import COLUMNS, usual
+from mmdistill.reports.columns import columns_of, usual
 from mmdistill.reports.paper import STANDALONE, caption, latex, paper_notes, web
 from mmdistill.reports.readings import Readings, readings_of
 from mmdistill.reports.render import as_csv, as_json, exact, footnotes, grid
@@ -40,7 +40,7 @@ def show_table(
         study: its folder.
         layout: the format.
         rows: arms, or patterns like ``pkdot*``; by default all.
-        columns: names in ``COLUMNS``; by default the usual ones.
+        columns: names in ``columns_of``; by default the usual ones.
         metric: in place of the study's score.
         standalone: with a preamble; of LaTeX only.
 
@@ -56,7 +56,7 @@ def show_table(
         readings = readings_of(tables)
     ablation = summarise_readings(readings)
     arms = chosen([arm.name for arm in ablation.arms], rows, "arm", "--rows", problems)
-    shown = chosen(list(COLUMNS), columns, "column", "--columns", problems)
+    shown = chosen(list(columns_of(ablation)), columns, "column", "--columns", problems)
     if problems:
         raise InputError(problems)
     if layout in ("markdown", "csv", "json") and not (rows or columns):

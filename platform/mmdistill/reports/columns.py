@@ -41,7 +41,7 @@ def baselines(ablation: Ablation) -> dict[str, list[str]]:
 
 def baseline_name(ablation: Ablation) -> str:
     """Return the baseline, in one word where arms have several."""
-    return "baseline" if len(baselines(ablation)) > 1 else shortened([ablation.baseline])[ablation.baseline]
+    return "baseline" if len(baselines(ablation)) > 1 else ablation.baseline
 
 
 def brackets(ablation: Ablation) -> str:
@@ -51,8 +51,8 @@ def brackets(ablation: Ablation) -> str:
     return f"[{kind}] [x {ablation.scheme.unit if len(units) == 1 else 'units'}]"
 
 
-def shortened(names: Sequence[str], limit: int = 30) -> dict[str, str]:
-    """Return the long ones of some names without their middle; all whole if two would look the same."""
+def shortened(names: Sequence[str], limit: int) -> dict[str, str]:
+    """Return the long ones of some texts without their middle; all whole if two would look the same."""
     short = {name: name if len(name) <= limit else _without_middle(name, limit) for name in names}
     return short if len(set(short.values())) == len(short) else {name: name for name in names}
 
@@ -153,14 +153,49 @@ COLUMNS: dict[str, Column] = {
 }
 """By the name that ``--columns`` knows; the arm's name always stands first."""
 
+_MOST_TARGETS = 4
+_METRICS = ("log_loss", "calibration_error", "worst_class")
+
+
+def targets_of(ablation: Ablation) -> list[str]:
+    """Return the targets over which the score is a mean; none where it is of one thing."""
+    return list(dict.fromkeys(one.target for arm in ablation.arms for one in arm.targets))
+
+
+def columns_of(ablation: Ablation) -> dict[str, Column]:
+    """Return ``COLUMNS`` and, of a regression with several targets, one per target: ``target_NAME``."""
+    return COLUMNS | {f"target_{target}": _target(target) for target in targets_of(ablation)}
+
+
+def _target(target: str) -> Column:
+    def cell(arm: ArmSummary, _: Ablation) -> Cell:
+        return number(next((one.mean for one in arm.targets if one.target == target), None))
+
+    return Column(lambda ablation: f"{ablation.score_name} {target}", cell, (f"target_{target}",))
+
+
 LEFT = {"recipe", "base", "change", "frozen", "folds", "tuning", "missing", "notes", "verdict"}
 """Columns of text, set flush left."""
 
 
+def target_notes(ablation: Ablation) -> list[str]:
+    """Return over what the score is a mean; nothing where it is of one thing."""
+    if not (targets := targets_of(ablation)):
+        return []
+    asked = "; `--columns 'target_*'` shows each" if len(targets) > _MOST_TARGETS else ""
+    return [f"{ablation.score_name} is the mean over the targets {', '.join(targets)}{asked}"]
+
+
+def _measured(ablation: Ablation) -> list[str]:
+    """Return the metrics beside the score that any arm has: a regression has no log-loss."""
+    return [name for name in _METRICS if any(getattr(arm, name) is not None for arm in ablation.arms)]
+
+
 def usual(ablation: Ablation) -> list[str]:
     """Return the columns of the table that nobody chose columns for."""
-    names = ["n", "score", "minus_baseline", "minus_reference", "log_loss"]
-    names += ["calibration_error", "worst_class", "budget", "verdict"]
+    targets = [f"target_{target}" for target in targets_of(ablation)]
+    names = ["n", "score", *(targets if len(targets) <= _MOST_TARGETS else [])]
+    names += ["minus_baseline", "minus_reference", *_measured(ablation), "budget", "verdict"]
     # Where every arm's baseline is the reference, one column says it.
     is_told = ablation.reference is None or {*baselines(ablation)} <= {ablation.reference}
     return [name for name in names if name != "minus_reference" or not is_told]

@@ -10,7 +10,7 @@ from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.cells import Section as Table
 from mmdistill.reports.cells import ends
 from mmdistill.reports.claims import Claim
-from mmdistill.reports.columns import COLUMNS, LEFT, baselines, usual
+from mmdistill.reports.columns import LEFT, baselines, columns_of, usual
 from mmdistill.reports.page.charts import Chart, chart
 from mmdistill.reports.paper import paper_notes
 from mmdistill.reports.render import budget_lines, change_lines
@@ -226,8 +226,9 @@ def ends_of(interval: Interval) -> str:
 def results(ablation: Ablation, marks: Standing) -> Section:
     """Return the ablation table; a best mean is bold, the second then underlined."""
     names = usual(ablation)
-    header = ["arm", *(COLUMNS[name].title(ablation) for name in names)]
-    rows = [[arm.name, *(COLUMNS[name].cell(arm, ablation).text for name in names)] for arm in ablation.arms]
+    known = columns_of(ablation)
+    header = ["arm", *(known[name].title(ablation) for name in names)]
+    rows = [[arm.name, *(known[name].cell(arm, ablation).text for name in names)] for arm in ablation.arms]
     left = frozenset({0, *(place for place, name in enumerate(names, start=1) if name in LEFT)})
     # What the whole study must say is beside the verdict.
     said = {*ablation.stamps, *ablation.warnings}
