@@ -12,8 +12,10 @@ import pytest
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise, summarise_tables
+from mmdistill.reports.paper import paper_notes
 from mmdistill.reports.query import query
 from mmdistill.reports.render import as_csv, as_json, markdown
+from mmdistill.reports.standing import Standing
 from mmdistill.reports.status import status, status_of_tables
 
 GOLDEN = Path(__file__).with_name("quick_table.md")
@@ -97,6 +99,36 @@ def test_long_names_that_would_look_the_same_are_shown_whole(new_study):
     names = [f"transport@eps={eps}+anchors=global_and_least" for eps in ("0.03", "0.3")]
     text = markdown(summarise_tables(new_study(["student_only", *names]).tables()))
     assert all(f"| {name} " in text for name in names)
+
+
+def test_every_short_title_is_explained_where_it_stands_and_nowhere_else(made):
+    ablation = summarise_tables(made.tables())
+    text = " ".join(markdown(ablation).split())
+    for title, words in {
+        "log-loss": "in nats, lower is better",
+        "cal. err": "adaptive calibration error of the raw probabilities",
+        "worst class": "accuracy of the class with the lowest",
+        "trials/dims/CPU-s": "search trials, searched settings, and CPU seconds of search",
+    }.items():
+        assert f"{title}: {words}" in text
+    assert "Best loss of n: the lowest validation loss (log-loss in nats" in text
+    for columns in (["n", "score", "dimensions"], ["n", "cpu_s"]):
+        notes = " ".join(paper_notes(ablation, columns, Standing(None, None)))
+        assert ("dims: searched settings" in notes) == ("dimensions" in columns)
+        assert ("CPU-s: CPU seconds" in notes) == ("cpu_s" in columns)
+        assert "cal. err" not in notes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0"), (0.003, "<0.1"), (0.1, "0.1"), (0.36, "0.4"), (0.96, "1"), (1.4, "1"), (123456.0, "123456")],
+)
+def test_little_cpu_time_is_not_none(made, seconds, text):
+    made.trials = [dataclasses.replace(run, cpu_s=0.0, stage_cpu_s=0.0) for run in made.trials]
+    first = next(place for place, run in enumerate(made.trials) if run.arm == "student_only")
+    made.trials[first] = dataclasses.replace(made.trials[first], cpu_s=seconds)
+    shown = rows_of(markdown(summarise_tables(made.tables())), "arm ")[0]["trials/dims/CPU-s"]
+    assert shown.rsplit("/", 1)[1] == text
 
 
 def test_text_cannot_be_a_formula_in_a_spreadsheet(new_study):

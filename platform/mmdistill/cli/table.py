@@ -116,8 +116,9 @@ def _print_some(
         print_json({"title": caption(ablation), "rows": lines, "notes": footnotes(ablation)})
     elif layout == "markdown":
         marks = Standing(None, None)
-        notes = "\n".join(f"- {note}." for note in paper_notes(ablation, columns or (), marks))
-        print(f"# {caption(ablation)}\n\n{grid(ablation, arms, columns or usual(ablation))}\n\n{notes}")
+        shown = columns or usual(ablation)
+        notes = "\n".join(f"- {note}." for note in paper_notes(ablation, shown, marks))
+        print(f"# {caption(ablation)}\n\n{grid(ablation, arms, shown)}\n\n{notes}")
     else:
         marks = Standing(None, None) if readings.is_beside else standing(readings, names)
         render = latex if layout == "latex" else web

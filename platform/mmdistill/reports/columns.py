@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, Cell, difference, number, score, verdict
+from mmdistill.reports.cells import NOTHING, Cell, cpu_seconds, difference, number, score, verdict
 from mmdistill.reports.evidence import Scheme
 
 CellOf = Callable[[ArmSummary, Ablation], Cell]
@@ -18,11 +18,13 @@ class Column(NamedTuple):
         title: of the study's table.
         cell: of an arm.
         keys: the columns of the CSV with the exact values; ``{score}`` stands for the score's name.
+        note: what its title means, where that is no plain word.
     """
 
     title: Callable[[Ablation], str]
     cell: CellOf
     keys: tuple[str, ...]
+    note: str = ""
 
 
 def schemes(ablation: Ablation) -> list[Scheme]:
@@ -68,7 +70,7 @@ def _n(arm: ArmSummary, ablation: Ablation) -> Cell:
 
 def _budget(arm: ArmSummary, _: Ablation) -> Cell:
     budget = arm.budget
-    return Cell(f"{budget.trials}/{budget.dimensions}/{budget.cpu_s:.0f}")
+    return Cell(f"{budget.trials}/{budget.dimensions}/{cpu_seconds(budget.cpu_s)}")
 
 
 def _p(arm: ArmSummary, _: Ablation) -> Cell:
@@ -92,8 +94,8 @@ def _words(title: str, value: Callable[[ArmSummary], object], *keys: str) -> Col
     return Column(_titled(title), lambda arm, _: _text(value(arm)), keys)
 
 
-def _metric(title: str, field: str) -> Column:
-    return Column(_titled(title), lambda arm, _: number(getattr(arm, field)), (field,))
+def _metric(title: str, field: str, note: str) -> Column:
+    return Column(_titled(title), lambda arm, _: number(getattr(arm, field)), (field,), note)
 
 
 def _minus(field: str, title: Callable[[Ablation], str], *, crossed: bool) -> Column:
@@ -110,6 +112,7 @@ def _difference_to(arm: ArmSummary, _: Ablation, *, field: str, crossed: bool) -
     return difference(getattr(arm, f"against_{field}"), crossed=crossed)
 
 
+CPU = "CPU seconds of search, validation and confirmation with the teachers used"
 COLUMNS: dict[str, Column] = {
     "n": Column(_titled("n"), _n, ("replicate", "n")),
     "score": Column(
@@ -125,13 +128,22 @@ COLUMNS: dict[str, Column] = {
     "minus_reference": _minus("reference", lambda a: f"minus {a.reference or 'reference'}", crossed=False),
     "minus_base": _minus("base", lambda a: f"minus base {brackets(a)}", crossed=True),
     "p": Column(_titled("adjusted p"), _p, ("minus_baseline_p", "minus_baseline_adjusted_p")),
-    "log_loss": _metric("log-loss", "log_loss"),
-    "calibration_error": _metric("cal. err", "calibration_error"),
-    "worst_class": _metric("worst class", "worst_class"),
-    "budget": Column(_titled("trials/dims/CPU-s"), _budget, ("trials", "dimensions", "cpu_s")),
+    "log_loss": _metric("log-loss", "log_loss", "in nats, lower is better"),
+    "calibration_error": _metric(
+        "cal. err", "calibration_error", "adaptive calibration error of the raw probabilities, 0 is best"
+    ),
+    "worst_class": _metric("worst class", "worst_class", "accuracy of the class with the lowest"),
+    "budget": Column(
+        _titled("trials/dims/CPU-s"),
+        _budget,
+        ("trials", "dimensions", "cpu_s"),
+        f"search trials, searched settings, and {CPU}",
+    ),
     "trials": _words("trials", lambda arm: arm.budget.trials, "trials"),
-    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions"),
-    "cpu_s": _words("CPU-s", lambda arm: f"{arm.budget.cpu_s:.0f}", "cpu_s"),
+    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions")._replace(
+        note="searched settings"
+    ),
+    "cpu_s": _words("CPU-s", lambda arm: cpu_seconds(arm.budget.cpu_s), "cpu_s")._replace(note=CPU),
     "pruned": _words("pruned", lambda arm: arm.budget.pruned, "pruned"),
     "diverged": _words("diverged", lambda arm: arm.budget.diverged, "diverged"),
     "failed": _words("failed", lambda arm: arm.budget.failed, "failed"),
@@ -176,6 +188,13 @@ def _target(target: str) -> Column:
 
 LEFT = {"recipe", "base", "change", "frozen", "folds", "tuning", "missing", "notes", "verdict"}
 """Columns of text, set flush left."""
+
+
+def column_notes(ablation: Ablation, names: Sequence[str]) -> list[str]:
+    """Return what the titles of some columns mean, in one note; nothing where all are plain words."""
+    shown = [columns_of(ablation)[name] for name in names]
+    found = [f"{column.title(ablation)}: {column.note}" for column in shown if column.note]
+    return ["; ".join(found)] if found else []
 
 
 def target_notes(ablation: Ablation) -> list[str]:

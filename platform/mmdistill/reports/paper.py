@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.cells import NOTHING, Cell
-from mmdistill.reports.columns import LEFT, columns_of
+from mmdistill.reports.columns import LEFT, column_notes, columns_of
 from mmdistill.reports.render import budget_note, footnotes
 from mmdistill.reports.standing import Standing
 
@@ -102,7 +102,14 @@ def paper_notes(ablation: Ablation, columns: Sequence[str], marks: Standing) -> 
     if marks.best is None:
         bold = "Nothing is bold: no arm is above every other one by seeds x test units at 95 %"
     marked = [bold] if "score" in columns and marks.second else []
-    return [*footnotes(ablation), budget_note(ablation), *marked, *ablation.stamps, *ablation.warnings]
+    return [
+        *footnotes(ablation),
+        *column_notes(ablation, columns),
+        budget_note(ablation),
+        *marked,
+        *ablation.stamps,
+        *ablation.warnings,
+    ]
 
 
 def _latex_cells(arm: ArmSummary, ablation: Ablation, columns: Sequence[str], marks: Standing) -> list[str]:

@@ -5,17 +5,19 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, Section, difference, judged, number
+from mmdistill.reports.cells import NOTHING, Section, cpu_seconds, difference, judged, number
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import (
+    CPU,
     LEFT,
     baseline_name,
     baselines,
     brackets,
+    column_notes,
     columns_of,
     schemes,
     shortened,
@@ -45,7 +47,7 @@ def markdown(ablation: Ablation, *, sections: Sequence[Section] = (), notes: Seq
         notes: further footnotes, without full stops.
     """
     sections = [*contribution_sections(ablation), *sections]
-    notes = [*contribution_notes(ablation), *notes]
+    notes = [*column_notes(ablation, usual(ablation)), BUDGET_NOTE, *contribution_notes(ablation), *notes]
     parts = [
         f"# {ablation.study}: {ablation.score_name} on {ablation.dataset} ({_basis(ablation)})",
         "\n".join(_item(line) for line in (*ablation.sentences, *contribution_sentences(ablation))),
@@ -122,7 +124,7 @@ def _budgets(ablation: Ablation) -> str:
 def budget_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
     """Return header and lines: what came of each arm's search."""
     points = sorted({n for arm in ablation.arms for n, _ in arm.budget.best_of})
-    header = ["search", *(f"best of {n}" for n in points), "improving at the end"]
+    header = ["search", *(f"best loss of {n}" for n in points), "improving at the end"]
     header += ["pruned", "diverged", "failed", "notes"]
     lines = []
     for arm in ablation.arms:
@@ -147,6 +149,12 @@ _TUNING = {
 }
 
 
+_LOSS = "log-loss in nats, or 1 - CCC of a regression"
+BUDGET_NOTE = (
+    f"Best loss of n: the lowest validation loss ({_LOSS}) of an arm's first n search trials, lower is better"
+)
+
+
 def footnotes(ablation: Ablation) -> list[str]:
     """Return how to read the table of a study, one sentence each."""
     found = schemes(ablation)
@@ -162,8 +170,7 @@ def footnotes(ablation: Ablation) -> list[str]:
         *_baseline_notes(ablation),
         "Verdicts with * are exploratory: Benjamini-Hochberg within the table. Planned contrasts: Holm "
         "within their family",
-        "Reading: re-tuned, every arm has its own search. CPU-s: search, validation and confirmation with "
-        "the teachers used. Best of n: lowest validation loss of the first n trials",
+        "Reading: re-tuned, every arm has its own search",
     ]
     if any(arm.declared.frozen for arm in ablation.arms):
         lines.append(
@@ -186,13 +193,13 @@ def budget_note(ablation: Ablation) -> str:
     parts = [
         _span([b.trials for b in budgets], "search trials"),
         _span([b.dimensions for b in budgets], "searched settings"),
-        _span([round(b.cpu_s) for b in budgets], "CPU-s"),
+        _span([b.cpu_s for b in budgets], CPU, cpu_seconds),
     ]
     return f"Budget per arm: {', '.join(parts)}"
 
 
-def _span(counts: Sequence[int], unit: str) -> str:
-    low, high = min(counts), max(counts)
+def _span(counts: Sequence[float], unit: str, shown: Callable[[float], str] = str) -> str:
+    low, high = shown(min(counts)), shown(max(counts))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 

@@ -111,7 +111,7 @@ def _optimism(curves: Curves) -> str:
         return ""
     worst = max(curves.optimism, key=lambda found: found.difference.mean)
     return (
-        f"Validation minus test score: at most {worst.difference.mean:+z.3f} {ends(worst.difference)} "
+        f"Validation minus test score, largest of all arms: {worst.difference.mean:+z.3f} {ends(worst.difference)} "
         f"({worst.arm})"
     )
 

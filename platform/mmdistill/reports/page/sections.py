@@ -13,7 +13,7 @@ from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import LEFT, baselines, columns_of, usual
 from mmdistill.reports.page.charts import Chart, chart
 from mmdistill.reports.paper import paper_notes
-from mmdistill.reports.render import budget_lines, change_lines
+from mmdistill.reports.render import BUDGET_NOTE, budget_lines, change_lines
 from mmdistill.reports.standing import Standing
 from mmdistill.statistics import Interval
 
@@ -255,7 +255,7 @@ def conduct(ablation: Ablation, study: Mapping[str, Any]) -> Section:
     ]
     openings = f"The test split was opened {ablation.openings} time(s)."
     again = ["mmdistill table STUDY", 'mmdistill query STUDY "SELECT * FROM studies" --json']
-    return Section("conduct", "How it was run", parts, [openings], again=again)
+    return Section("conduct", "How it was run", parts, [f"{BUDGET_NOTE}.", openings], again=again)
 
 
 # Shown elsewhere on the page, and longer than a line.
