@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmdistill.cli.printing import plain
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise, summarise_tables
 from mmdistill.reports.paper import paper_notes
 from mmdistill.reports.query import query
-from mmdistill.reports.render import as_csv, as_json, markdown
+from mmdistill.reports.render import as_csv, markdown
 from mmdistill.reports.standing import Standing
 from mmdistill.reports.status import status, status_of_tables
 
@@ -37,6 +38,25 @@ def test_the_table_is_the_golden_one(golden):
     assert markdown(summarise_tables(golden.tables())) == GOLDEN.read_text()
 
 
+@pytest.mark.parametrize(
+    ("seeds", "test"),
+    [
+        ({"hinton": 16, "pkdot": 16}, "exact sign-flip test over pairs"),
+        ({"hinton": 17, "not begun": 0}, "Student's t test over pairs"),
+        (
+            {"hinton": 17, "pkdot": 16},
+            "sign-flip test (exact up to n = 16, Student's t beyond) over pairs",
+        ),
+    ],
+)
+def test_the_footnote_names_the_test_behind_the_p(new_study, seeds, test):
+    made = new_study(["student_only", *seeds], reference=None)
+    for arm, n in {"student_only": 17, **seeds}.items():
+        made.fill({arm: 0.6}, seeds=n, rows=4)
+    text = " ".join(markdown(summarise_tables(made.tables())).split())
+    assert f"95 % intervals: t interval over seeds and {test}. " in text
+
+
 def rows_of(text, first):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}"))
@@ -54,7 +74,7 @@ def test_the_three_forms_agree(made):
     ablation = summarise_tables(made.tables())
     shown = rows_of(markdown(ablation), "arm ")
     lines = list(csv.DictReader(io.StringIO(as_csv(ablation))))
-    loaded = json.loads(as_json(ablation))["arms"]
+    loaded = plain(ablation)["arms"]
     assert len(shown) == len(lines) == len(loaded) == 3
     for cells, line, arm in zip(shown, lines, loaded, strict=True):
         assert cells["arm"] == line["arm"] == arm["name"]
@@ -142,7 +162,7 @@ def test_text_cannot_be_a_formula_in_a_spreadsheet(new_study):
 def test_json_has_null_where_there_is_no_number(new_study):
     made = new_study(["student_only", "hinton"], contrasts=[("Better?", "hinton", "student_only")])
     made.add_test("student_only", 0, [True, False])
-    loaded = json.loads(as_json(summarise_tables(made.tables())))
+    loaded = plain(summarise_tables(made.tables()))
     assert loaded["arms"][0]["score"] == {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert loaded["contrasts"][0]["seeds"]["mean"] is None
 

@@ -1,6 +1,7 @@
 """One table in every format: the same numbers, names as they are, bold only where the data support it."""
 
 import csv
+import dataclasses
 import html
 import io
 import json
@@ -8,16 +9,19 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mmdistill.cli.printing import plain
+from mmdistill.cli.table import Layout, show_table
 from mmdistill.errors import UnknownNameError
 from mmdistill.reports.ablation import TargetScore, summarise_readings, summarise_tables
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.page.sections import results
 from mmdistill.reports.paper import STANDALONE, escaped, latex, web
 from mmdistill.reports.readings import readings_of
-from mmdistill.reports.render import as_csv, as_json, exact, grid, markdown
+from mmdistill.reports.render import as_csv, exact, grid, markdown
 from mmdistill.reports.standing import Standing, standing
 
 HOSTILE = r'a_b&c%d$e#f{g}h~i^j\k<b>"ü中±</td>'
@@ -57,7 +61,7 @@ def test_every_format_has_the_same_numbers(made):
     columns = ["score", "minus_baseline", "minus_reference", "log_loss", "calibration_error", "worst_class"]
     printed = tables_of(readings, columns)
     lines = {line["arm"]: line for line in csv.DictReader(io.StringIO(as_csv(ablation)))}
-    summary = {arm["name"]: arm for arm in json.loads(as_json(ablation))["arms"]}
+    summary = {arm["name"]: arm for arm in plain(ablation)["arms"]}
     for arm in ablation.arms:
         line, found = lines[arm.name], summary[arm.name]
         half = float(line["accuracy_high"]) - float(line["accuracy"])
@@ -85,6 +89,17 @@ def test_the_best_mean_is_bold_where_it_is_above_every_other_and_the_second_is_u
     assert "Bold: highest mean, above every other arm" in printed["latex"]
 
 
+def test_marks_among_some_rows_claim_no_more_than_these(best):
+    ablation, all_marks = summarise_readings(best), standing(best)
+    some = [arm for arm in ablation.arms if arm.name != HOSTILE]
+    for render in (latex, web):
+        marks = standing(best, [arm.name for arm in some])
+        assert "above every other arm shown by seeds" in render(ablation, some, ["score"], marks)
+        none = render(ablation, some, ["score"], marks._replace(best=None))
+        assert "no arm shown is above every other one by seeds" in none
+        assert "above every other arm by seeds" in render(ablation, ablation.arms, ["score"], all_marks)
+
+
 def test_nothing_is_marked_without_support(new_study):
     study = new_study(["student_only", "hinton"])
     study.fill({"student_only": 0.7, "hinton": 0.71})
@@ -101,6 +116,7 @@ def test_the_notes_say_what_a_reader_must_know(best):
     for words in (
         "n counts seeds",
         "exact sign-flip test",
+        "inside the margin (two one-sided tests at .05, not adjusted)",
         "Budget per arm: ",
         "Reading: re-tuned",
         "The test split was opened 1 time(s)",
@@ -146,10 +162,11 @@ def test_chosen_columns_keep_their_exact_values(made):
         "minus_baseline_adjusted_p",
         "verdict",
         "planned",
+        "stamps",
     ]
     assert some == {key: whole[key] for key in some}
     lines = list(csv.DictReader(io.StringIO(as_csv(ablation, ablation.arms[:1], ["n"]))))
-    assert lines == [{"arm": "student_only", "replicate": "seeds", "n": "10"}]
+    assert lines == [{"arm": "student_only", "replicate": "seeds", "n": "10", "stamps": ""}]
 
 
 def test_every_column_has_a_cell_and_exact_values_for_every_arm(made):
@@ -157,7 +174,8 @@ def test_every_column_has_a_cell_and_exact_values_for_every_arm(made):
     for name, column in COLUMNS.items():
         for arm in ablation.arms:
             assert column.cell(arm, ablation).text
-            assert len(exact(arm, ablation, [name])) == 1 + len(column.keys)
+            assert exact(arm, ablation, [name]).keys() >= {"arm", "stamps"}
+            assert len(exact(arm, ablation, [name])) == 2 + len(column.keys)
 
 
 def test_another_metric_has_means_and_differences_but_no_verdict(made):
@@ -170,7 +188,31 @@ def test_another_metric_has_means_and_differences_but_no_verdict(made):
     assert "log_loss is not the score the study is about" in ablation.warnings[0]
     same = summarise_readings(readings_of(made.tables(), "accuracy"))
     # Intervals that do not exist are NaN, which equals nothing.
-    assert as_json(same) == as_json(summarise_tables(made.tables()))
+    assert plain(same) == plain(summarise_tables(made.tables()))
+
+
+@pytest.mark.parametrize("columns", [[], ["n"]])
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_every_format_says_what_every_table_must_say(made, commit, tmp_path, capsys, layout, columns):
+    made.study = dataclasses.replace(made.study, tuning="shared")
+    commit(tmp_path / "study", made)
+    show_table(tmp_path / "study", layout, rows=["hinton"], columns=columns)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "winners were searched in fold 0 alone" in printed
+
+
+def test_the_notes_of_json_are_those_of_the_markdown(made, commit, tmp_path, capsys):
+    made.trials = [run for run in made.trials if run.phase == "search"]
+    commit(tmp_path / "study", made)
+    printed = {}
+    for layout in ("markdown", "json"):
+        show_table(tmp_path / "study", layout, rows=["hinton"])
+        printed[layout] = capsys.readouterr().out
+    notes = json.loads(printed["json"])["notes"]
+    assert [line for line in printed["markdown"].splitlines() if line.startswith("- ")] == [
+        f"- {note}." for note in notes
+    ]
+    assert any("nothing repeated yet" in note for note in notes)
 
 
 @pytest.fixture
@@ -202,7 +244,7 @@ def test_a_regression_shows_each_target_and_no_column_without_a_value(regression
     # The exact forms are an interface: what was not measured is empty there.
     assert {"log_loss", "calibration_error", "worst_class"} <= line.keys()
     assert list(csv.DictReader(io.StringIO(as_csv(regression, arms[1:], ["target_valence"])))) == [
-        {"arm": "hinton", "target_valence": str(line["target_valence"])}
+        {"arm": "hinton", "target_valence": str(line["target_valence"]), "stamps": ""}
     ]
 
 

@@ -90,8 +90,8 @@ def _text(value: object) -> Cell:
     return Cell(NOTHING if value in (None, "") else str(value))
 
 
-def _words(title: str, value: Callable[[ArmSummary], object], *keys: str) -> Column:
-    return Column(_titled(title), lambda arm, _: _text(value(arm)), keys)
+def _words(title: str, value: Callable[[ArmSummary], object], *keys: str, note: str = "") -> Column:
+    return Column(_titled(title), lambda arm, _: _text(value(arm)), keys, note)
 
 
 def _metric(title: str, field: str, note: str) -> Column:
@@ -140,10 +140,8 @@ COLUMNS: dict[str, Column] = {
         f"search trials, searched settings, and {CPU}",
     ),
     "trials": _words("trials", lambda arm: arm.budget.trials, "trials"),
-    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions")._replace(
-        note="searched settings"
-    ),
-    "cpu_s": _words("CPU-s", lambda arm: cpu_seconds(arm.budget.cpu_s), "cpu_s")._replace(note=CPU),
+    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions", note="searched settings"),
+    "cpu_s": _words("CPU-s", lambda arm: cpu_seconds(arm.budget.cpu_s), "cpu_s", note=CPU),
     "pruned": _words("pruned", lambda arm: arm.budget.pruned, "pruned"),
     "diverged": _words("diverged", lambda arm: arm.budget.diverged, "diverged"),
     "failed": _words("failed", lambda arm: arm.budget.failed, "failed"),

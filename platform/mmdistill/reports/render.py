@@ -1,15 +1,13 @@
-"""The ablation as text: Markdown for people, CSV for spreadsheets, JSON for programs; one set of numbers."""
+"""The ablation as text: Markdown for people, CSV for spreadsheets; one set of numbers."""
 
 import csv
 import io
-import json
 import math
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, Section, cpu_seconds, difference, judged, number
+from mmdistill.reports.cells import NOTHING, TextTable, cpu_seconds, difference, judged, number
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import (
     CPU,
@@ -30,13 +28,14 @@ from mmdistill.reports.render_contributions import (
     contribution_sections,
     contribution_sentences,
 )
+from mmdistill.statistics import EXACT_UP_TO
 
 WIDTH, _NARROWEST_LAST = 200, 20
 # What a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def markdown(ablation: Ablation, *, sections: Sequence[Section] = (), notes: Sequence[str] = ()) -> str:
+def markdown(ablation: Ablation, *, sections: Sequence[TextTable] = (), notes: Sequence[str] = ()) -> str:
     """Return sentences, warnings, tables of arms, changes and budgets, and footnotes.
 
     Names of arms are whole, as every command takes them; only for them is a table wider than 200.
@@ -138,8 +137,8 @@ def budget_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
 
 
 _TESTS = {
-    "seeds": "t interval over seeds and exact sign-flip test over pairs",
-    "subjects": "seeds averaged within a subject; t interval and exact sign-flip test over subjects",
+    "seeds": "t interval over seeds and {test} over pairs",
+    "subjects": "seeds averaged within a subject; t interval and {test} over subjects",
     "folds": "seeds averaged within a fold; corrected resampled t over folds (Nadeau and Bengio)",
 }
 _TUNING = {
@@ -160,16 +159,16 @@ def footnotes(ablation: Ablation) -> list[str]:
     found = schemes(ablation)
     kinds = dict.fromkeys(scheme.replicate for scheme in found)
     units = " or ".join(dict.fromkeys(scheme.unit for scheme in found))
+    tests = [_TESTS[kind].format(test=_test(ablation, kind)) for kind in kinds]
     lines = [
         f"n counts {' or '.join(kinds)}; ± and [ ] are 95 % intervals: "
-        f"{'; or '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at "
-        "once (crossed bootstrap)",
+        f"{'; or '.join(tests)}. [x {units}] resamples seeds and test {units} at once (crossed bootstrap)",
         f"Verdict against {baseline_name(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
-        "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
-        "is < .05",
+        "intervals are inside the margin (two one-sided tests at .05, not adjusted); else helps or harms if "
+        "both 95 % intervals exclude 0 and the adjusted p is < .05",
         *_baseline_notes(ablation),
-        "Verdicts with * are exploratory: Benjamini-Hochberg within the table. Planned contrasts: Holm "
-        "within their family",
+        "Verdicts with * are exploratory: Benjamini-Hochberg over all unplanned comparisons with "
+        "baseline, reference and base. Planned contrasts: Holm within their family",
         "Reading: re-tuned, every arm has its own search",
     ]
     if any(arm.declared.frozen for arm in ablation.arms):
@@ -183,6 +182,21 @@ def footnotes(ablation: Ablation) -> list[str]:
         )
     lines += _tuning_notes(ablation, kinds)
     return [*lines, *target_notes(ablation), f"The test split was opened {ablation.openings} time(s)"]
+
+
+def _test(ablation: Ablation, kind: str) -> str:
+    """Return which test stands behind the p of the comparisons with one kind of replicates."""
+    claims = list(ablation.contrasts)
+    for arm in ablation.arms:
+        shown = (arm.against_baseline, arm.against_reference, arm.against_base)
+        claims += [claim for claim in shown if claim]
+    sizes = [claim.seeds.n for claim in claims if claim.scheme.replicate == kind and claim.seeds.n]
+    beyond = {n > EXACT_UP_TO for n in sizes}
+    if True not in beyond:
+        return "exact sign-flip test"
+    if False not in beyond:
+        return "Student's t test"
+    return f"sign-flip test (exact up to n = {EXACT_UP_TO}, Student's t beyond)"
 
 
 def budget_note(ablation: Ablation) -> str:
@@ -266,13 +280,13 @@ def as_csv(
 
 
 def exact(arm: ArmSummary, ablation: Ablation, columns: Sequence[str] | None = None) -> dict[str, object]:
-    """Return the values of an arm with full precision, those behind some columns or all of them."""
+    """Return the values of an arm with full precision, those behind some columns or all, and the stamps."""
     line = _csv_line(arm, ablation)
     if columns is None:
         return line
     known = columns_of(ablation)
     keys = [key.replace("{score}", ablation.score_name) for name in columns for key in known[name].keys]
-    return {key: line[key] for key in dict.fromkeys(["arm", *keys])}
+    return {key: line[key] for key in dict.fromkeys(["arm", *keys, "stamps"])}
 
 
 def _safe(value: object) -> object:
@@ -337,16 +351,3 @@ def _csv_claim(name: str, claim: Claim | None) -> dict[str, object]:
         f"minus_{name}_p": claim.p if claim else None,
         f"minus_{name}_adjusted_p": claim.adjusted_p if claim else None,
     }
-
-
-def as_json(ablation: Ablation) -> str:
-    """Return everything the summary holds as JSON; null for what was not measured or has no interval."""
-    return json.dumps(_plain(ablation), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        return {key: _plain(entry) for key, entry in value._asdict().items()}
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

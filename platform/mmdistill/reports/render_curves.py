@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.budget_curve import BudgetCurve, budget_curves
-from mmdistill.reports.cells import NOTHING, Section, ends, score
+from mmdistill.reports.cells import NOTHING, TextTable, ends, score
 from mmdistill.reports.exchange import Exchange, LabelCurve, Worth, exchange, labels_of
 from mmdistill.reports.gap import GapShare, Optimism, gap_shares, optimism_gaps
 from mmdistill.reports.readings import Readings
@@ -42,12 +42,12 @@ def with_curves(ablation: Ablation, curves: Curves | None) -> str:
     return markdown(ablation, sections=sections, notes=curve_notes(curves))
 
 
-def curve_sections(curves: Curves, *, score_name: str, baseline: str) -> list[Section]:
+def curve_sections(curves: Curves, *, score_name: str, baseline: str) -> list[TextTable]:
     """Return one table per label curve: what each arm is worth in labels of the student alone."""
     shares = {found.arm: found.share for found in curves.gap_shares}
     header = ["label curve", "n", "labels", score_name, f"= {baseline} at"]
     header += ["times its labels", "share of teacher gap"]
-    return [Section(header, _worths(curve, shares), {0}) for curve in curves.exchange.curves]
+    return [TextTable(header, _worths(curve, shares), {0}) for curve in curves.exchange.curves]
 
 
 def _worths(curve: LabelCurve, shares: Mapping[str, Interval | None]) -> list[list[str]]:
@@ -99,8 +99,8 @@ def curve_notes(curves: Curves) -> list[str]:
         notes.append(
             "Label curve: the share of the labels at which the student alone reaches an arm's mean, on the "
             "closest curve that never falls through its measured shares, straight in log(share); [ ] holds "
-            "every share at which arm and curve do not differ (95 %, t over pairs). <= and >= are the ends "
-            "of what was measured: nothing is extrapolated"
+            "every share at which arm and curve do not differ (95 %, t over what n counts). <= and >= are "
+            "the ends of what was measured: nothing is extrapolated"
         )
     gaps = [text for text in (_optimism(curves), _closed(curves)) if text]
     return [*notes, *(["; ".join(gaps)] if gaps else [])]
@@ -110,10 +110,9 @@ def _optimism(curves: Curves) -> str:
     if not curves.optimism:
         return ""
     worst = max(curves.optimism, key=lambda found: found.difference.mean)
-    return (
-        f"Validation minus test score, largest of all arms: {worst.difference.mean:+z.3f} {ends(worst.difference)} "
-        f"({worst.arm})"
-    )
+    found = f"{worst.difference.mean:+z.3f} {ends(worst.difference)}"
+    whose = f"{worst.arm}, n = {worst.difference.n} {worst.replicate}"
+    return f"Validation minus test score, largest of all arms: {found} ({whose})"
 
 
 def _closed(curves: Curves) -> str:
@@ -123,5 +122,5 @@ def _closed(curves: Curves) -> str:
     most, whose = max(found, key=lambda pair: pair[0].mean)
     return (
         f"largest share closed of the gap from {whose.against} to the teacher: {share_text(most)} "
-        f"({whose.arm}), on validation, where alone teachers are scored"
+        f"({whose.arm}, n = {most.n} {whose.replicate}), on validation, where alone teachers are scored"
     )

@@ -62,7 +62,7 @@ def hyperparameters(ablation: Ablation, searches: Callable[[], Sequence[Search]]
 def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return how the validation score grew, each arm beside its baseline."""
     metric = CRITERIA[readings.study["task"]].metric
-    found = bands(confirmed(readings), epochs, f"validation/{metric}")
+    found = bands(readings, confirmed(readings), epochs, f"validation/{metric}")
     if not found:
         return None
     against = {arm.name: arm.baseline for arm in readings.declared}
@@ -70,7 +70,9 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
         arm: _band_rows(found.get(against[arm] or ""), BASELINE) + _band_rows(band, OURS)
         for arm, band in found.items()
     }
-    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), (0.0, 0.97))
+    # The first epochs are the worst, and the worst are at the top of a loss.
+    kept = (0.0, 0.97) if CRITERIA[readings.study["task"]].factor > 0 else (0.03, 1.0)
+    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), kept)
     title = f"validation {metric.replace('_', '-')}"
     drawn = chart(
         "curves",
@@ -112,7 +114,7 @@ def selection_shares(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return which teacher each arm chose, epoch by epoch."""
     names = [name for name in names_of_curves(epochs) if name.startswith(SELECTION)]
     runs = confirmed(readings)
-    shares = {name.removeprefix(SELECTION): bands(runs, epochs, name) for name in names}
+    shares = {name.removeprefix(SELECTION): bands(readings, runs, epochs, name) for name in names}
     arms = [arm for arm in runs if any(arm in found for found in shares.values())]
     if not arms:
         return None
