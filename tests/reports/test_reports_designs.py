@@ -220,7 +220,7 @@ def test_nothing_stands_where_every_first_trial_was_lost(new_study, new_trial, r
         made.trials.append(dataclasses.replace(row, status="pruned" if number < 4 else "complete"))
     ablation = summarise_tables(made.tables())
     (cells,) = rows_of(markdown(ablation), "search ")
-    assert (cells["best of 4"], cells["best of 8"], cells["pruned"]) == ("-", "0.500", "4")
+    assert (cells["best loss of 4"], cells["best loss of 8"], cells["pruned"]) == ("-", "0.500", "4")
     (line,) = csv.DictReader(io.StringIO(as_csv(ablation)))
     assert line["best_of_4"] == ""
     assert math.isinf(dict(ablation.arms[0].budget.best_of)[4])

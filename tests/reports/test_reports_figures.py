@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -10,6 +9,7 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mmdistill.errors import InputError
 from mmdistill.records.rows import EpochRow, arrow_table
@@ -224,6 +224,24 @@ def test_calibration_names_the_error_of_the_table(made):
         drawn("calibration", sources)
 
 
+@pytest.mark.parametrize("arms", [1, 4, 5])
+def test_the_titles_of_calibration_are_inside_the_picture(new_study, arms):
+    names = [f"arm {place}" for place in range(arms)]
+    study = new_study(names, reference=None, baseline=names[0])
+    study.fill(dict.fromkeys(names, 0.6), seeds=2, rows=20)
+    figure = drawn("calibration", Sources(study.tables()))[""]
+    boxes = boxes_of(figure, [axes.title for axes in figure.axes if axes.get_visible()])
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.height for box in boxes)
+
+
+def boxes_of(figure, texts):
+    """Return where texts stand once the figure is drawn."""
+    with paper_style():
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+    return [text.get_window_extent(renderer) for text in texts if text.get_text()]
+
+
 def test_calibration_leaves_out_what_diverged_like_the_table_does(made):
     made.trials = [
         dataclasses.replace(run, status="diverged")
@@ -269,36 +287,19 @@ def test_the_lattice_shows_the_scores_of_its_arms_and_the_contributions(new_stud
                 assert any(bar == pytest.approx(effect.claim.seeds.mean) for bar in bars)
 
 
+def test_the_numbers_below_the_contributions_stand_apart(new_study):
+    _, right = drawn("lattice", lattice_study(new_study, ["ecg", "eda"]))[""].axes
+    for ends in ((-0.165, 0.053), (-0.0012, 0.0009), (0.0, 0.3)):
+        right.set_xlim(*ends)
+        boxes = boxes_of(right.figure, right.get_xticklabels())
+        inside = [box for box in boxes if right.bbox.x0 <= (box.x0 + box.x1) / 2 <= right.bbox.x1]
+        assert len(inside) > 2
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(inside))
+
+
 @pytest.mark.parametrize(("colour", "text"), [((1, 1, 0), "black"), ((0.27, 0.0, 0.33), "white")])
 def test_text_is_black_or_white_by_what_is_below_it(colour, text):
     assert text_on(colour) == text
-
-
-def label_study(new_study, new_trial):
-    """Made arms on a label axis: the student alone at four fractions, a taught one at the smallest."""
-    fractions = {"student_only": 0.1, "alone_25": 0.25, "alone_50": 0.5, "alone_100": 1.0, "hinton": 0.1}
-    arms = [{"name": name, "recipe": "hinton" if name == "hinton" else "student_only"} for name in fractions]
-    study = new_study(arms, reference=None)
-    accuracies = dict(zip(fractions, (0.5, 0.6, 0.7, 0.8, 0.65), strict=True))
-    study.fill(accuracies, seeds=4, rows=400)
-    study.trials = [
-        dataclasses.replace(
-            run, config_json=json.dumps({"data": {"label_fraction": fractions[run.arm], "dataset": "made"}})
-        )
-        for run in study.trials
-    ]
-    return study
-
-
-def test_the_label_curve_has_an_arrow_to_what_an_arm_is_worth(new_study, new_trial):
-    figure = drawn("labels", Sources(label_study(new_study, new_trial).tables()))[""]
-    (axes,) = figure.axes
-    arrows = [a for a in axes.texts if getattr(a, "arrow_patch", None)]
-    (arrow,) = arrows
-    assert arrow.get_position()[0] == pytest.approx(0.1)
-    assert 0.25 < arrow.xy[0] < 0.5
-    said = next(text for text in texts(figure) if "share of the labels" in text)
-    assert re.search(rf"^hinton: {100 * arrow.xy[0]:.0f} % \(\d+ to \d+\)$", said, re.MULTILINE)
 
 
 def test_ranks_are_drawn_over_the_data_sets_of_several_studies(new_study, tmp_path):

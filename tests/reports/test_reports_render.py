@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from mmdistill.cli.printing import plain
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise, summarise_tables
+from mmdistill.reports.paper import paper_notes
 from mmdistill.reports.query import query
 from mmdistill.reports.render import as_csv, markdown
+from mmdistill.reports.standing import Standing
 from mmdistill.reports.status import status, status_of_tables
 
 GOLDEN = Path(__file__).with_name("quick_table.md")
@@ -89,7 +92,7 @@ def test_exploratory_verdicts_are_marked(made):
     assert shown == {"student_only": "baseline", "self_distillation": "helps", "hinton": "helps *"}
 
 
-def test_the_table_fits_two_hundred_columns(golden):
+def test_names_and_verdicts_are_whole_however_long_and_notes_are_cut_at_two_hundred(golden):
     name = "mt_pkdot_with_teachers_fourier_and_gradients_without_alignment"
     for found in (golden.trials, golden.predictions):
         found += [
@@ -103,8 +106,11 @@ def test_the_table_fits_two_hundred_columns(golden):
         for run in golden.trials
     ]
     text = markdown(summarise_tables(golden.tables()))
-    assert max(map(len, text.splitlines())) <= 200
-    assert "mt_pkdot_with_…thout_alignment" in text
+    first, search = (line for line in text.splitlines() if line.startswith(f"| {name} "))
+    assert first.endswith(" |")
+    assert rows_of(text, "arm ")[-1]["verdict"] == "cannot tell *"
+    assert len(search) == 200
+    assert search.endswith("… |")
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(line) for line in tables}) == 2, "each of the two tables is aligned"
 
@@ -113,6 +119,36 @@ def test_long_names_that_would_look_the_same_are_shown_whole(new_study):
     names = [f"transport@eps={eps}+anchors=global_and_least" for eps in ("0.03", "0.3")]
     text = markdown(summarise_tables(new_study(["student_only", *names]).tables()))
     assert all(f"| {name} " in text for name in names)
+
+
+def test_every_short_title_is_explained_where_it_stands_and_nowhere_else(made):
+    ablation = summarise_tables(made.tables())
+    text = " ".join(markdown(ablation).split())
+    for title, words in {
+        "log-loss": "in nats, lower is better",
+        "cal. err": "adaptive calibration error of the raw probabilities",
+        "worst class": "accuracy of the class with the lowest",
+        "trials/dims/CPU-s": "search trials, searched settings, and CPU seconds of search",
+    }.items():
+        assert f"{title}: {words}" in text
+    assert "Best loss of n: the lowest validation loss (log-loss in nats" in text
+    for columns in (["n", "score", "dimensions"], ["n", "cpu_s"]):
+        notes = " ".join(paper_notes(ablation, columns, Standing(None, None)))
+        assert ("dims: searched settings" in notes) == ("dimensions" in columns)
+        assert ("CPU-s: CPU seconds" in notes) == ("cpu_s" in columns)
+        assert "cal. err" not in notes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0"), (0.003, "<0.1"), (0.1, "0.1"), (0.36, "0.4"), (0.96, "1"), (1.4, "1"), (123456.0, "123456")],
+)
+def test_little_cpu_time_is_not_none(made, seconds, text):
+    made.trials = [dataclasses.replace(run, cpu_s=0.0, stage_cpu_s=0.0) for run in made.trials]
+    first = next(place for place, run in enumerate(made.trials) if run.arm == "student_only")
+    made.trials[first] = dataclasses.replace(made.trials[first], cpu_s=seconds)
+    shown = rows_of(markdown(summarise_tables(made.tables())), "arm ")[0]["trials/dims/CPU-s"]
+    assert shown.rsplit("/", 1)[1] == text
 
 
 def test_text_cannot_be_a_formula_in_a_spreadsheet(new_study):
@@ -135,6 +171,19 @@ def test_a_study_without_a_reference_has_no_such_column(made):
     made.study = dataclasses.replace(made.study, reference=None)
     assert "minus None" not in markdown(summarise_tables(made.tables()))
     assert rows_of(markdown(summarise_tables(made.tables())), "arm ")[2]["verdict"] == "helps *"
+
+
+def test_a_reference_that_is_the_baseline_of_every_arm_has_no_second_column(made):
+    made.study = dataclasses.replace(made.study, reference="student_only")
+    header = list(rows_of(markdown(summarise_tables(made.tables())), "arm ")[0])
+    assert [title for title in header if title.startswith("minus student_only")] == [
+        "minus student_only [seeds] [x rows]"
+    ]
+    first, *others = json.loads(made.study.arms_json)
+    others[-1]["baseline"] = others[0]["name"]
+    made.study = dataclasses.replace(made.study, arms_json=json.dumps([first, *others]))
+    header = list(rows_of(markdown(summarise_tables(made.tables())), "arm ")[0])
+    assert header[3:5] == ["minus baseline [seeds] [x rows]", "minus student_only"]
 
 
 def test_a_closed_test_split_is_in_the_title(made):

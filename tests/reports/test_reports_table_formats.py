@@ -16,11 +16,12 @@ import pytest
 from mmdistill.cli.printing import plain
 from mmdistill.cli.table import Layout, show_table
 from mmdistill.errors import UnknownNameError
-from mmdistill.reports.ablation import summarise_readings, summarise_tables
+from mmdistill.reports.ablation import TargetScore, summarise_readings, summarise_tables
 from mmdistill.reports.columns import COLUMNS, usual
+from mmdistill.reports.page.sections import results
 from mmdistill.reports.paper import STANDALONE, escaped, latex, web
 from mmdistill.reports.readings import readings_of
-from mmdistill.reports.render import as_csv, exact, grid
+from mmdistill.reports.render import as_csv, exact, grid, markdown
 from mmdistill.reports.standing import Standing, standing
 
 HOSTILE = r'a_b&c%d$e#f{g}h~i^j\k<b>"ü中±</td>'
@@ -99,12 +100,15 @@ def test_marks_among_some_rows_claim_no_more_than_these(best):
         assert "above every other arm by seeds" in render(ablation, ablation.arms, ["score"], all_marks)
 
 
-def test_nothing_is_bold_without_support(new_study):
+def test_nothing_is_marked_without_support(new_study):
     study = new_study(["student_only", "hinton"])
     study.fill({"student_only": 0.7, "hinton": 0.71})
-    printed = tables_of(readings_of(study.tables()), ["score"])
-    assert r"\mathbf" not in printed["latex"]
+    readings = readings_of(study.tables())
+    printed = tables_of(readings, ["score"])
+    for mark in (r"\mathbf", r"\underline", "<b>", "<u>", "Underlined"):
+        assert mark not in printed["latex"] + printed["html"]
     assert "Nothing is bold" in printed["latex"]
+    assert not results(summarise_readings(readings), standing(readings)).parts[0].marks
 
 
 def test_the_notes_say_what_a_reader_must_know(best):
@@ -209,6 +213,47 @@ def test_the_notes_of_json_are_those_of_the_markdown(made, commit, tmp_path, cap
         f"- {note}." for note in notes
     ]
     assert any("nothing repeated yet" in note for note in notes)
+
+
+@pytest.fixture
+def regression(new_study, new_trial):
+    """A regression of two targets, over which its score is a mean."""
+    study = new_study(["student_only", "hinton"], reference=None, task="regression", score="ccc")
+    for run in range(3):
+        for place, arm in enumerate(["student_only", "hinton"]):
+            valence, arousal = 0.5 + 0.1 * place + 0.01 * run, 0.1 - 0.05 * place
+            metrics = {"ccc": (valence + arousal) / 2, "ccc_valence": valence, "ccc_arousal": arousal}
+            shared = {"seed_index": run, "metrics": metrics}
+            study.trials += [new_trial(arm, phase, **shared) for phase in ("confirm", "test")]
+    return summarise_tables(study.tables())
+
+
+def test_a_regression_shows_each_target_and_no_column_without_a_value(regression):
+    columns = usual(regression)
+    expected = ["n", "score", "target_arousal", "target_valence", "minus_baseline", "budget", "verdict"]
+    assert columns == expected
+    arms, marks = regression.arms, Standing(None, None)
+    for text in (grid(regression, arms, columns), html.unescape(web(regression, arms, columns, marks))):
+        assert numbers_of(line_of(text, "hinton"))[2:4] == ["0.050", "0.610"]
+        assert "ccc arousal" in text
+        assert not any(title in text for title in ("log-loss |", "cal. err |", "worst class |"))
+    for text in (markdown(regression), web(regression, arms, columns, marks)):
+        assert "ccc is the mean over the targets arousal, valence." in text
+    line = exact(arms[1], regression)
+    assert (line["target_arousal"], line["target_valence"]) == pytest.approx((0.05, 0.61))
+    # The exact forms are an interface: what was not measured is empty there.
+    assert {"log_loss", "calibration_error", "worst_class"} <= line.keys()
+    assert list(csv.DictReader(io.StringIO(as_csv(regression, arms[1:], ["target_valence"])))) == [
+        {"arm": "hinton", "target_valence": str(line["target_valence"]), "stamps": ""}
+    ]
+
+
+def test_many_targets_are_columns_for_those_who_ask(regression):
+    scores = tuple(TargetScore(f"au{place}", place / 10) for place in range(5))
+    many = regression._replace(arms=tuple(arm._replace(targets=scores) for arm in regression.arms))
+    assert not any(name.startswith("target_") for name in usual(many))
+    assert "targets au0, au1, au2, au3, au4; `--columns 'target_*'` shows each" in markdown(many)
+    assert numbers_of(line_of(grid(many, many.arms, ["target_au3"]), "hinton")) == ["0.300"]
 
 
 def test_an_unknown_metric_is_named_with_the_nearest(made):

@@ -38,7 +38,7 @@ def table(
     """Print the verdicts and the ablation table of a study.
 
     LaTeX needs the packages booktabs and graphicx. Bold is a mean that stands above every other one by
-    seeds x test units, underlined the second.
+    seeds x test units; only beside it is the second underlined.
     """
     from mmdistill.cli.table import show_table
 

@@ -12,7 +12,7 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.registry import unknown_name
 from mmdistill.reports.ablation import Ablation, summarise_readings
-from mmdistill.reports.columns import COLUMNS, usual
+from mmdistill.reports.columns import columns_of, usual
 from mmdistill.reports.paper import STANDALONE, caption, latex, paper_notes, web
 from mmdistill.reports.readings import Readings, readings_of
 from mmdistill.reports.render import as_csv, exact, grid
@@ -39,7 +39,7 @@ def show_table(
         study: its folder.
         layout: the format.
         rows: arms, or patterns like ``pkdot*``; by default all.
-        columns: names in ``COLUMNS``; by default the usual ones.
+        columns: names in ``columns_of``; by default the usual ones.
         metric: in place of the study's score.
         standalone: with a preamble; of LaTeX only.
 
@@ -55,7 +55,7 @@ def show_table(
         readings = readings_of(tables)
     ablation = summarise_readings(readings)
     arms = chosen([arm.name for arm in ablation.arms], rows, "arm", "--rows", problems)
-    shown = chosen(list(COLUMNS), columns, "column", "--columns", problems)
+    shown = chosen(list(columns_of(ablation)), columns, "column", "--columns", problems)
     if problems:
         raise InputError(problems)
     if layout in ("markdown", "csv", "json") and not (rows or columns):
@@ -108,7 +108,7 @@ def _print_some(
 ) -> None:
     by_name = {arm.name: arm for arm in ablation.arms}
     arms = [by_name[name] for name in names]
-    notes = paper_notes(ablation, columns or (), Standing(None, None))
+    notes = paper_notes(ablation, columns or usual(ablation), Standing(None, None))
     if layout == "csv":
         print(as_csv(ablation, arms, columns), end="")
     elif layout == "json":

@@ -32,6 +32,13 @@ from mmdistill.statistics import Interval
 Explore = Callable[[Sequence[Question]], list[Claim]]
 
 
+class TargetScore(NamedTuple):
+    """The mean score of an arm on one target of a regression, over pairs; None where not measured."""
+
+    target: str
+    mean: float | None
+
+
 class ArmSummary(NamedTuple):
     """One line of the table; metrics are means over pairs, None where not measured.
 
@@ -48,6 +55,7 @@ class ArmSummary(NamedTuple):
         opening: number of the opening that read it first; None if none did.
         missing: pairs that another arm finished and this one did not, with what became of them.
         notes: stamps of the runs and of the arm.
+        targets: the score of each target, where the score is a mean over several; else none.
     """
 
     name: str
@@ -64,6 +72,7 @@ class ArmSummary(NamedTuple):
     budget: Budget
     missing: tuple[str, ...]
     notes: tuple[str, ...]
+    targets: tuple[TargetScore, ...]
 
 
 class Ablation(NamedTuple):
@@ -240,7 +249,17 @@ def _summary(
         budget=budget_of(trials, arm.dimensions, readings.study["task"]),
         missing=tuple(readings.missing(arm.name)),
         notes=tuple(_notes(arm, opening, trials)),
+        targets=tuple(_target_scores(readings, results.runs)),
     )
+
+
+def _target_scores(readings: Readings, runs: Mapping[str, Trial]) -> list[TargetScore]:
+    if readings.study["task"] != "regression":
+        return []
+    prefix = f"{readings.study['score']}_"
+    names = dict.fromkeys(name for run in runs.values() for name in run["metrics"] if name.startswith(prefix))
+    scores = [TargetScore(name.removeprefix(prefix), _mean(runs, name)) for name in names]
+    return scores if len(scores) > 1 else []
 
 
 def _mean(runs: Mapping[str, Trial], metric: str) -> float | None:

@@ -51,6 +51,13 @@ def number(value: float | None) -> Cell:
     return Cell(f"{value:.3f}", is_number=True)
 
 
+def cpu_seconds(seconds: float) -> str:
+    """Return CPU seconds: whole ones from 1, tenths below, ``<0.1`` of what is little and not nothing."""
+    if seconds == 0 or seconds >= 0.95:
+        return f"{seconds:.0f}"
+    return f"{seconds:.1f}" if seconds >= 0.1 else "<0.1"
+
+
 def score(interval: Interval) -> Cell:
     """Return a mean with the half-width of its interval, where it has one."""
     half = "" if math.isnan(interval.low) else f"± {interval.high - interval.mean:.3f}"

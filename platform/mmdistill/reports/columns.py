@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, Cell, difference, number, score, verdict
+from mmdistill.reports.cells import NOTHING, Cell, cpu_seconds, difference, number, score, verdict
 from mmdistill.reports.evidence import Scheme
 
 CellOf = Callable[[ArmSummary, Ablation], Cell]
@@ -18,11 +18,13 @@ class Column(NamedTuple):
         title: of the study's table.
         cell: of an arm.
         keys: the columns of the CSV with the exact values; ``{score}`` stands for the score's name.
+        note: what its title means, where that is no plain word.
     """
 
     title: Callable[[Ablation], str]
     cell: CellOf
     keys: tuple[str, ...]
+    note: str = ""
 
 
 def schemes(ablation: Ablation) -> list[Scheme]:
@@ -41,7 +43,7 @@ def baselines(ablation: Ablation) -> dict[str, list[str]]:
 
 def baseline_name(ablation: Ablation) -> str:
     """Return the baseline, in one word where arms have several."""
-    return "baseline" if len(baselines(ablation)) > 1 else shortened([ablation.baseline])[ablation.baseline]
+    return "baseline" if len(baselines(ablation)) > 1 else ablation.baseline
 
 
 def brackets(ablation: Ablation) -> str:
@@ -51,8 +53,8 @@ def brackets(ablation: Ablation) -> str:
     return f"[{kind}] [x {ablation.scheme.unit if len(units) == 1 else 'units'}]"
 
 
-def shortened(names: Sequence[str], limit: int = 30) -> dict[str, str]:
-    """Return the long ones of some names without their middle; all whole if two would look the same."""
+def shortened(names: Sequence[str], limit: int) -> dict[str, str]:
+    """Return the long ones of some texts without their middle; all whole if two would look the same."""
     short = {name: name if len(name) <= limit else _without_middle(name, limit) for name in names}
     return short if len(set(short.values())) == len(short) else {name: name for name in names}
 
@@ -68,7 +70,7 @@ def _n(arm: ArmSummary, ablation: Ablation) -> Cell:
 
 def _budget(arm: ArmSummary, _: Ablation) -> Cell:
     budget = arm.budget
-    return Cell(f"{budget.trials}/{budget.dimensions}/{budget.cpu_s:.0f}")
+    return Cell(f"{budget.trials}/{budget.dimensions}/{cpu_seconds(budget.cpu_s)}")
 
 
 def _p(arm: ArmSummary, _: Ablation) -> Cell:
@@ -88,12 +90,12 @@ def _text(value: object) -> Cell:
     return Cell(NOTHING if value in (None, "") else str(value))
 
 
-def _words(title: str, value: Callable[[ArmSummary], object], *keys: str) -> Column:
-    return Column(_titled(title), lambda arm, _: _text(value(arm)), keys)
+def _words(title: str, value: Callable[[ArmSummary], object], *keys: str, note: str = "") -> Column:
+    return Column(_titled(title), lambda arm, _: _text(value(arm)), keys, note)
 
 
-def _metric(title: str, field: str) -> Column:
-    return Column(_titled(title), lambda arm, _: number(getattr(arm, field)), (field,))
+def _metric(title: str, field: str, note: str) -> Column:
+    return Column(_titled(title), lambda arm, _: number(getattr(arm, field)), (field,), note)
 
 
 def _minus(field: str, title: Callable[[Ablation], str], *, crossed: bool) -> Column:
@@ -110,6 +112,7 @@ def _difference_to(arm: ArmSummary, _: Ablation, *, field: str, crossed: bool) -
     return difference(getattr(arm, f"against_{field}"), crossed=crossed)
 
 
+CPU = "CPU seconds of search, validation and confirmation with the teachers used"
 COLUMNS: dict[str, Column] = {
     "n": Column(_titled("n"), _n, ("replicate", "n")),
     "score": Column(
@@ -125,13 +128,20 @@ COLUMNS: dict[str, Column] = {
     "minus_reference": _minus("reference", lambda a: f"minus {a.reference or 'reference'}", crossed=False),
     "minus_base": _minus("base", lambda a: f"minus base {brackets(a)}", crossed=True),
     "p": Column(_titled("adjusted p"), _p, ("minus_baseline_p", "minus_baseline_adjusted_p")),
-    "log_loss": _metric("log-loss", "log_loss"),
-    "calibration_error": _metric("cal. err", "calibration_error"),
-    "worst_class": _metric("worst class", "worst_class"),
-    "budget": Column(_titled("trials/dims/CPU-s"), _budget, ("trials", "dimensions", "cpu_s")),
+    "log_loss": _metric("log-loss", "log_loss", "in nats, lower is better"),
+    "calibration_error": _metric(
+        "cal. err", "calibration_error", "adaptive calibration error of the raw probabilities, 0 is best"
+    ),
+    "worst_class": _metric("worst class", "worst_class", "accuracy of the class with the lowest"),
+    "budget": Column(
+        _titled("trials/dims/CPU-s"),
+        _budget,
+        ("trials", "dimensions", "cpu_s"),
+        f"search trials, searched settings, and {CPU}",
+    ),
     "trials": _words("trials", lambda arm: arm.budget.trials, "trials"),
-    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions"),
-    "cpu_s": _words("CPU-s", lambda arm: f"{arm.budget.cpu_s:.0f}", "cpu_s"),
+    "dimensions": _words("dims", lambda arm: arm.budget.dimensions, "dimensions", note="searched settings"),
+    "cpu_s": _words("CPU-s", lambda arm: cpu_seconds(arm.budget.cpu_s), "cpu_s", note=CPU),
     "pruned": _words("pruned", lambda arm: arm.budget.pruned, "pruned"),
     "diverged": _words("diverged", lambda arm: arm.budget.diverged, "diverged"),
     "failed": _words("failed", lambda arm: arm.budget.failed, "failed"),
@@ -153,12 +163,56 @@ COLUMNS: dict[str, Column] = {
 }
 """By the name that ``--columns`` knows; the arm's name always stands first."""
 
+_MOST_TARGETS = 4
+_METRICS = ("log_loss", "calibration_error", "worst_class")
+
+
+def targets_of(ablation: Ablation) -> list[str]:
+    """Return the targets over which the score is a mean; none where it is of one thing."""
+    return list(dict.fromkeys(one.target for arm in ablation.arms for one in arm.targets))
+
+
+def columns_of(ablation: Ablation) -> dict[str, Column]:
+    """Return ``COLUMNS`` and, of a regression with several targets, one per target: ``target_NAME``."""
+    return COLUMNS | {f"target_{target}": _target(target) for target in targets_of(ablation)}
+
+
+def _target(target: str) -> Column:
+    def cell(arm: ArmSummary, _: Ablation) -> Cell:
+        return number(next((one.mean for one in arm.targets if one.target == target), None))
+
+    return Column(lambda ablation: f"{ablation.score_name} {target}", cell, (f"target_{target}",))
+
+
 LEFT = {"recipe", "base", "change", "frozen", "folds", "tuning", "missing", "notes", "verdict"}
 """Columns of text, set flush left."""
 
 
+def column_notes(ablation: Ablation, names: Sequence[str]) -> list[str]:
+    """Return what the titles of some columns mean, in one note; nothing where all are plain words."""
+    shown = [columns_of(ablation)[name] for name in names]
+    found = [f"{column.title(ablation)}: {column.note}" for column in shown if column.note]
+    return ["; ".join(found)] if found else []
+
+
+def target_notes(ablation: Ablation) -> list[str]:
+    """Return over what the score is a mean; nothing where it is of one thing."""
+    if not (targets := targets_of(ablation)):
+        return []
+    asked = "; `--columns 'target_*'` shows each" if len(targets) > _MOST_TARGETS else ""
+    return [f"{ablation.score_name} is the mean over the targets {', '.join(targets)}{asked}"]
+
+
+def _measured(ablation: Ablation) -> list[str]:
+    """Return the metrics beside the score that any arm has: a regression has no log-loss."""
+    return [name for name in _METRICS if any(getattr(arm, name) is not None for arm in ablation.arms)]
+
+
 def usual(ablation: Ablation) -> list[str]:
     """Return the columns of the table that nobody chose columns for."""
-    names = ["n", "score", "minus_baseline", "minus_reference", "log_loss"]
-    names += ["calibration_error", "worst_class", "budget", "verdict"]
-    return [name for name in names if name != "minus_reference" or ablation.reference]
+    targets = [f"target_{target}" for target in targets_of(ablation)]
+    names = ["n", "score", *(targets if len(targets) <= _MOST_TARGETS else [])]
+    names += ["minus_baseline", "minus_reference", *_measured(ablation), "budget", "verdict"]
+    # Where every arm's baseline is the reference, one column says it.
+    is_told = ablation.reference is None or {*baselines(ablation)} <= {ablation.reference}
+    return [name for name in names if name != "minus_reference" or not is_told]

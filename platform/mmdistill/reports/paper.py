@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.cells import NOTHING, Cell
-from mmdistill.reports.columns import COLUMNS, LEFT
+from mmdistill.reports.columns import LEFT, column_notes, columns_of
 from mmdistill.reports.render import budget_note, footnotes
 from mmdistill.reports.standing import Standing
 
@@ -58,15 +58,15 @@ def latex(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str]
     Args:
         ablation: of the study.
         arms: the lines.
-        columns: names in ``COLUMNS``.
-        marks: the best mean is bold, the second underlined.
+        columns: names in ``columns_of``.
+        marks: the best mean is bold, the second underlined; of no best, neither.
     """
     # Loading pandas takes longer than the other formats take altogether.
     import pandas
 
     frame = pandas.DataFrame(
         [[escaped(arm.name), *_latex_cells(arm, ablation, columns, marks)] for arm in arms],
-        columns=["arm", *(escaped(COLUMNS[name].title(ablation)) for name in columns)],
+        columns=[escaped(title) for title in _titles(ablation, columns)],
     )
     sides = "l" + "".join("l" if name in LEFT else "r" for name in columns)
     body: str = frame.style.hide(axis="index").to_latex(hrules=True, column_format=f"@{{}}{sides}@{{}}")
@@ -109,16 +109,19 @@ def paper_notes(
     """
     shown = "" if rows in (None, len(ablation.arms)) else " shown"
     bold = f"Bold: highest mean, above every other arm{shown} by seeds x test units at 95 %"
+    bold = f"{bold}. Underlined: second mean"
     if marks.best is None:
         bold = f"Nothing is bold: no arm{shown} is above every other one by seeds x test units at 95 %"
-    marked = [f"{bold}. Underlined: second mean"] if "score" in columns and marks.second else []
-    return [*footnotes(ablation), budget_note(ablation), *marked, *ablation.stamps, *ablation.warnings]
+    marked = [bold] if "score" in columns and marks.second else []
+    told = [*footnotes(ablation), *column_notes(ablation, columns), budget_note(ablation)]
+    return [*told, *marked, *ablation.stamps, *ablation.warnings]
 
 
 def _latex_cells(arm: ArmSummary, ablation: Ablation, columns: Sequence[str], marks: Standing) -> list[str]:
-    marked = {marks.best: r"\mathbf", marks.second: r"\underline"}
+    marked = {marks.best: r"\mathbf", marks.underlined: r"\underline"}
+    known = columns_of(ablation)
     return [
-        _latex_cell(COLUMNS[name].cell(arm, ablation), marked.get(arm.name, "") if name == "score" else "")
+        _latex_cell(known[name].cell(arm, ablation), marked.get(arm.name, "") if name == "score" else "")
         for name in columns
     ]
 
@@ -153,12 +156,13 @@ def _label(name: str) -> str:
 
 def web(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str], marks: Standing) -> str:
     """Return a table element with its notes below; arguments as in :func:`latex`."""
-    marked = {marks.best: "b", marks.second: "u"}
+    marked = {marks.best: "b", marks.underlined: "u"}
     head = "".join(f"<th>{html.escape(t)}</th>" for t in _titles(ablation, columns))
+    known = columns_of(ablation)
     lines = []
     for arm in arms:
         cells = [
-            _web_cell(COLUMNS[name].cell(arm, ablation), marked.get(arm.name) if name == "score" else None)
+            _web_cell(known[name].cell(arm, ablation), marked.get(arm.name) if name == "score" else None)
             for name in columns
         ]
         lines.append(f'<tr><th scope="row">{html.escape(arm.name)}</th>{"".join(cells)}</tr>')
@@ -171,7 +175,8 @@ def web(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str], 
 
 
 def _titles(ablation: Ablation, columns: Collection[str]) -> list[str]:
-    return ["arm", *(COLUMNS[name].title(ablation) for name in columns)]
+    known = columns_of(ablation)
+    return ["arm", *(known[name].title(ablation) for name in columns)]
 
 
 def _web_cell(cell: Cell, mark: str | None) -> str:

@@ -4,19 +4,23 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, TextTable, difference, judged, number
+from mmdistill.reports.cells import NOTHING, TextTable, cpu_seconds, difference, judged, number
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import (
-    COLUMNS,
+    CPU,
     LEFT,
     baseline_name,
     baselines,
     brackets,
+    column_notes,
+    columns_of,
     schemes,
     shortened,
+    target_notes,
+    targets_of,
     usual,
 )
 from mmdistill.reports.render_contributions import (
@@ -26,13 +30,15 @@ from mmdistill.reports.render_contributions import (
 )
 from mmdistill.statistics import EXACT_UP_TO
 
-WIDTH = 200
+WIDTH, _NARROWEST_LAST = 200, 20
 # What a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def markdown(ablation: Ablation, *, sections: Sequence[TextTable] = (), notes: Sequence[str] = ()) -> str:
-    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide.
+    """Return sentences, warnings, tables of arms, changes and budgets, and footnotes.
+
+    Names of arms are whole, as every command takes them; only for them is a table wider than 200.
 
     Args:
         ablation: of the study.
@@ -40,7 +46,7 @@ def markdown(ablation: Ablation, *, sections: Sequence[TextTable] = (), notes: S
         notes: further footnotes, without full stops.
     """
     sections = [*contribution_sections(ablation), *sections]
-    notes = [*contribution_notes(ablation), *notes]
+    notes = [*column_notes(ablation, usual(ablation)), BUDGET_NOTE, *contribution_notes(ablation), *notes]
     parts = [
         f"# {ablation.study}: {ablation.score_name} on {ablation.dataset} ({_basis(ablation)})",
         "\n".join(_item(line) for line in (*ablation.sentences, *contribution_sentences(ablation))),
@@ -68,9 +74,9 @@ def _results(ablation: Ablation) -> str:
 
 def grid(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str]) -> str:
     """Return some columns of some arms as an aligned Markdown table."""
-    header = ["arm", *(COLUMNS[name].title(ablation) for name in columns)]
-    names = shortened([arm.name for arm in arms])
-    lines = [[names[arm.name], *(COLUMNS[c].cell(arm, ablation).text for c in columns)] for arm in arms]
+    known = columns_of(ablation)
+    header = ["arm", *(known[name].title(ablation) for name in columns)]
+    lines = [[arm.name, *(known[c].cell(arm, ablation).text for c in columns)] for arm in arms]
     return _table(header, lines, left={0, *(i + 1 for i, name in enumerate(columns) if name in LEFT)})
 
 
@@ -90,8 +96,8 @@ def change_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
     has_frozen = any(True in found for found in changed.values())
     header += ["frozen minus base", "frozen verdict"] if has_frozen else []
     rows = [_change(found)[: len(header)] for found in changed.values()]
-    changes, bases = shortened([row[0] for row in rows], 40), shortened([row[1] for row in rows])
-    return header, [[changes[change], bases[base], *row] for change, base, *row in rows]
+    changes = shortened([row[0] for row in rows], 40)
+    return header, [[changes[change], *row] for change, *row in rows]
 
 
 def _change(found: Mapping[bool, ArmSummary]) -> list[str]:
@@ -117,9 +123,8 @@ def _budgets(ablation: Ablation) -> str:
 def budget_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
     """Return header and lines: what came of each arm's search."""
     points = sorted({n for arm in ablation.arms for n, _ in arm.budget.best_of})
-    header = ["search", *(f"best of {n}" for n in points), "improving at the end"]
+    header = ["search", *(f"best loss of {n}" for n in points), "improving at the end"]
     header += ["pruned", "diverged", "failed", "notes"]
-    names = shortened([arm.name for arm in ablation.arms])
     lines = []
     for arm in ablation.arms:
         best = dict(arm.budget.best_of)
@@ -127,7 +132,7 @@ def budget_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
         improving = {None: NOTHING, True: "yes", False: "no"}[budget.still_improving]
         counts = [str(budget.pruned), str(budget.diverged), str(budget.failed)]
         losses = [number(best.get(n)).text for n in points]
-        lines.append([names[arm.name], *losses, improving, *counts, "; ".join(arm.notes) or NOTHING])
+        lines.append([arm.name, *losses, improving, *counts, "; ".join(arm.notes) or NOTHING])
     return header, lines
 
 
@@ -141,6 +146,12 @@ _TUNING = {
     "fixed_holdout": "Winners were searched once, on rows kept for tuning that no fold tests (fixed_holdout)",
     "shared": "Winners were searched in fold 0 alone (shared)",
 }
+
+
+_LOSS = "log-loss in nats, or 1 - CCC of a regression"
+BUDGET_NOTE = (
+    f"Best loss of n: the lowest validation loss ({_LOSS}) of an arm's first n search trials, lower is better"
+)
 
 
 def footnotes(ablation: Ablation) -> list[str]:
@@ -158,8 +169,7 @@ def footnotes(ablation: Ablation) -> list[str]:
         *_baseline_notes(ablation),
         "Verdicts with * are exploratory: Benjamini-Hochberg over all unplanned comparisons with "
         "baseline, reference and base. Planned contrasts: Holm within their family",
-        "Reading: re-tuned, every arm has its own search. CPU-s: search, validation and confirmation with "
-        "the teachers used. Best of n: lowest validation loss of the first n trials",
+        "Reading: re-tuned, every arm has its own search",
     ]
     if any(arm.declared.frozen for arm in ablation.arms):
         lines.append(
@@ -171,7 +181,7 @@ def footnotes(ablation: Ablation) -> list[str]:
             "^n: planned after opening n of the test split, in one Holm family with those planned before"
         )
     lines += _tuning_notes(ablation, kinds)
-    return [*lines, f"The test split was opened {ablation.openings} time(s)"]
+    return [*lines, *target_notes(ablation), f"The test split was opened {ablation.openings} time(s)"]
 
 
 def _test(ablation: Ablation, kind: str) -> str:
@@ -197,13 +207,13 @@ def budget_note(ablation: Ablation) -> str:
     parts = [
         _span([b.trials for b in budgets], "search trials"),
         _span([b.dimensions for b in budgets], "searched settings"),
-        _span([round(b.cpu_s) for b in budgets], "CPU-s"),
+        _span([b.cpu_s for b in budgets], CPU, cpu_seconds),
     ]
     return f"Budget per arm: {', '.join(parts)}"
 
 
-def _span(counts: Sequence[int], unit: str) -> str:
-    low, high = min(counts), max(counts)
+def _span(counts: Sequence[float], unit: str, shown: Callable[[float], str] = str) -> str:
+    low, high = shown(min(counts)), shown(max(counts))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
@@ -233,10 +243,11 @@ def _item(text: str) -> str:
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]], left: set[int]) -> str:
-    """Return an aligned Markdown table; a last column that would not fit is cut."""
+    """Return an aligned Markdown table; of a last column that would not fit, long texts are cut."""
     cells = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in (header, *lines)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    widths[-1] = max(3, min(widths[-1], WIDTH - sum(widths[:-1]) - 3 * len(widths) - 1))
+    room = max(_NARROWEST_LAST, WIDTH - sum(widths[:-1]) - 3 * len(widths) - 1)
+    widths[-1] = min(widths[-1], room)
     rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     padded = [
         [_padded(text, widths[i], left=i in left) for i, text in enumerate(line)]
@@ -258,7 +269,7 @@ def as_csv(
     Args:
         ablation: the summary.
         arms: by default all.
-        columns: names in ``COLUMNS``; by default every value there is.
+        columns: names in ``columns_of``; by default every value there is.
     """
     lines = [exact(arm, ablation, columns) for arm in (ablation.arms if arms is None else arms)]
     text = io.StringIO()
@@ -273,7 +284,8 @@ def exact(arm: ArmSummary, ablation: Ablation, columns: Sequence[str] | None = N
     line = _csv_line(arm, ablation)
     if columns is None:
         return line
-    keys = [key.format(score=ablation.score_name) for name in columns for key in COLUMNS[name].keys]
+    known = columns_of(ablation)
+    keys = [key.replace("{score}", ablation.score_name) for name in columns for key in known[name].keys]
     return {key: line[key] for key in dict.fromkeys(["arm", *keys, "stamps"])}
 
 
@@ -287,6 +299,7 @@ def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
     best = dict(arm.budget.best_of)
     points = sorted({n for other in ablation.arms for n, _ in other.budget.best_of})
     claim = arm.against_baseline
+    targets = {one.target: one.mean for one in arm.targets}
     return {
         "arm": arm.name,
         "recipe": arm.declared.recipe,
@@ -310,6 +323,7 @@ def _csv_line(arm: ArmSummary, ablation: Ablation) -> dict[str, object]:
         "log_loss": arm.log_loss,
         "calibration_error": arm.calibration_error,
         "worst_class": arm.worst_class,
+        **{f"target_{target}": targets.get(target) for target in targets_of(ablation)},
         "trials": arm.budget.trials,
         "dimensions": arm.budget.dimensions,
         "cpu_s": arm.budget.cpu_s,

@@ -69,9 +69,8 @@ def _parts(lattice: Lattice) -> TextTable:
     frozen = ", frozen" if lattice.frozen else ""
     title = f"{_KINDS[lattice.kind]} of {lattice.full}{beside}{frozen}"
     names = shortened([title, *(part.name for part in lattice.parts)], _WIDEST_NAME)
-    none = shortened([lattice.none])[lattice.none] if lattice.none else "none"
     titles: dict[Measure, str] = {
-        "add_one": f"alone, minus {none}",
+        "add_one": f"alone, minus {lattice.none or 'none'}",
         "leave_one_out": "in company, all minus the rest",
         "shapley": "Shapley value",
     }
@@ -131,11 +130,10 @@ def harm_table(sets: Sequence[HarmSet]) -> TextTable:
     header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of rows"]
     header += ["classes worse, better (by chance)"] if any(one.classes for one in sets) else []
     header += ["groups worse, better (by chance)"] if any(one.groups for one in sets) else []
-    names = shortened([*(one.arm for one in sets), *(one.against for one in sets)])
     lines = [
         [
-            names[one.arm],
-            names[one.against],
+            one.arm,
+            one.against,
             str(one.harmed.rows),
             str(one.rescued.rows),
             f"{one.expected:.1f}",

@@ -8,7 +8,6 @@ import pyarrow as pa
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.budget_curve import BudgetCurve, budget_curves
 from mmdistill.reports.cells import NOTHING, TextTable, ends, score
-from mmdistill.reports.columns import shortened
 from mmdistill.reports.exchange import Exchange, LabelCurve, Worth, exchange, labels_of
 from mmdistill.reports.gap import GapShare, Optimism, gap_shares, optimism_gaps
 from mmdistill.reports.readings import Readings
@@ -46,20 +45,19 @@ def with_curves(ablation: Ablation, curves: Curves | None) -> str:
 def curve_sections(curves: Curves, *, score_name: str, baseline: str) -> list[TextTable]:
     """Return one table per label curve: what each arm is worth in labels of the student alone."""
     shares = {found.arm: found.share for found in curves.gap_shares}
-    header = ["label curve", "n", "labels", score_name, f"= {shortened([baseline])[baseline]} at"]
+    header = ["label curve", "n", "labels", score_name, f"= {baseline} at"]
     header += ["times its labels", "share of teacher gap"]
     return [TextTable(header, _worths(curve, shares), {0}) for curve in curves.exchange.curves]
 
 
 def _worths(curve: LabelCurve, shares: Mapping[str, Interval | None]) -> list[list[str]]:
-    names = shortened([*curve.arms, *(worth.arm for worth in curve.worths)])
     lines = [
-        [names[arm], str(interval.n), f"{fraction:.0%}", score(interval).text, "itself", NOTHING, NOTHING]
+        [arm, str(interval.n), f"{fraction:.0%}", score(interval).text, "itself", NOTHING, NOTHING]
         for arm, fraction, interval in zip(curve.arms, curve.fractions, curve.scores, strict=True)
     ]
     return lines + [
         [
-            names[worth.arm],
+            worth.arm,
             str(worth.n),
             f"{worth.fraction:.0%}",
             score(worth.score).text,
@@ -112,10 +110,9 @@ def _optimism(curves: Curves) -> str:
     if not curves.optimism:
         return ""
     worst = max(curves.optimism, key=lambda found: found.difference.mean)
-    return (
-        f"Validation minus test score: at most {worst.difference.mean:+z.3f} {ends(worst.difference)} "
-        f"({worst.arm}, n = {worst.difference.n} {worst.replicate})"
-    )
+    found = f"{worst.difference.mean:+z.3f} {ends(worst.difference)}"
+    whose = f"{worst.arm}, n = {worst.difference.n} {worst.replicate}"
+    return f"Validation minus test score, largest of all arms: {found} ({whose})"
 
 
 def _closed(curves: Curves) -> str:

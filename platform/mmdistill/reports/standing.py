@@ -11,12 +11,17 @@ class Standing(NamedTuple):
 
     Attributes:
         best: the arm with the highest mean, bold; None where the data do not support that it is the best.
-        second: the arm with the second highest mean, underlined; that claims no more than the means do. None
-            where fewer than two arms have a score.
+        second: the arm with the second highest mean; that claims no more than the means do. None where fewer
+            than two arms have a score.
     """
 
     best: str | None
     second: str | None
+
+    @property
+    def underlined(self) -> str | None:
+        """Return the second arm where the best is bold; a line under one mean alone would crown it."""
+        return self.second if self.best else None
 
 
 def standing(readings: Readings, among: Collection[str] | None = None) -> Standing:

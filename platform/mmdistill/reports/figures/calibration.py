@@ -23,7 +23,8 @@ def calibration(sources: Sources) -> Mapping[str, Figure]:
     arms = [arm for arm in sources.arms if arm.name in tested]
     if predictions is None or not arms:
         raise NothingToDrawError("no test row was predicted yet", "go on with `mmdistill run`")
-    figure, places = panels(len(arms))
+    # A square as wide as its column needs room for two lines of title above it.
+    figure, places = panels(len(arms), height=1.85)
     for axes, arm in zip(places, arms, strict=True):
         _panel(axes, predictions.filter(pc.equal(predictions["arm"], arm.name)))
         error = "" if arm.calibration_error is None else f"\nerror {arm.calibration_error:.3f}"

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from mmdistill.reports.contributions import Effect, Lattice
 from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
@@ -103,6 +104,8 @@ def _bars(axes: Axes, margin: float, one: Lattice) -> None:
     axes.set_yticks(range(len(one.parts)), [shown(part.name) for part in one.parts])
     axes.set_ylim(len(one.parts) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    # Labels with a sign and three digits: more of them would run into each other.
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def _bar(axes: Axes, y: float, effect: Effect, colour: str, height: float) -> None:

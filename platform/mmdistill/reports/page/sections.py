@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from mmdistill.reports.ablation import Ablation, ArmSummary
 from mmdistill.reports.cells import TextTable, ends
 from mmdistill.reports.claims import Claim
-from mmdistill.reports.columns import COLUMNS, LEFT, baselines, usual
+from mmdistill.reports.columns import LEFT, baselines, columns_of, usual
 from mmdistill.reports.page.charts import Chart, chart
 from mmdistill.reports.paper import paper_notes
-from mmdistill.reports.render import budget_lines, change_lines
+from mmdistill.reports.render import BUDGET_NOTE, budget_lines, change_lines
 from mmdistill.reports.standing import Standing
 from mmdistill.statistics import Interval
 
@@ -223,16 +223,17 @@ def ends_of(interval: Interval) -> str:
 
 
 def results(ablation: Ablation, marks: Standing) -> Section:
-    """Return the ablation table; the best mean is bold, the second underlined."""
+    """Return the ablation table; a best mean is bold, the second then underlined."""
     names = usual(ablation)
-    header = ["arm", *(COLUMNS[name].title(ablation) for name in names)]
-    rows = [[arm.name, *(COLUMNS[name].cell(arm, ablation).text for name in names)] for arm in ablation.arms]
+    known = columns_of(ablation)
+    header = ["arm", *(known[name].title(ablation) for name in names)]
+    rows = [[arm.name, *(known[name].cell(arm, ablation).text for name in names)] for arm in ablation.arms]
     left = frozenset({0, *(place for place, name in enumerate(names, start=1) if name in LEFT)})
     # What the whole study must say is beside the verdict.
     said = {*ablation.stamps, *ablation.warnings}
     notes = [f"{line}." for line in paper_notes(ablation, names, marks) if line not in said]
     place = names.index("score") + 1
-    marked = {marks.best: "b", marks.second: "u"}
+    marked = {marks.best: "b", marks.underlined: "u"}
     tags = {(row, place): marked[arm.name] for row, arm in enumerate(ablation.arms) if arm.name in marked}
     grid = Grid(f"{ablation.score_name} of every arm", header, rows, left, marks=tags)
     return Section("table", "Table", [grid], notes=notes, again=["mmdistill table STUDY"])
@@ -253,7 +254,7 @@ def conduct(ablation: Ablation, study: Mapping[str, Any]) -> Section:
     ]
     openings = f"The test split was opened {ablation.openings} time(s)."
     again = ["mmdistill table STUDY", 'mmdistill query STUDY "SELECT * FROM studies" --json']
-    return Section("conduct", "How it was run", parts, [openings], again=again)
+    return Section("conduct", "How it was run", parts, [f"{BUDGET_NOTE}.", openings], again=again)
 
 
 # Shown elsewhere on the page, and longer than a line.
