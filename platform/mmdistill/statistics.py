@@ -22,7 +22,7 @@ Score = Callable[[Array], Array]
 
 ALPHA = 0.05
 # 2**16 sign patterns of 16 numbers are 8 MB; a t test is as good beyond.
-_EXACT_UP_TO = 16
+EXACT_UP_TO = 16
 # Points of the integral over the estimated spread; power is right to three digits.
 _GRID = 2000
 
@@ -124,7 +124,7 @@ def sign_flip_test(differences: npt.ArrayLike) -> float:
     value it can take is :func:`smallest_p`.
     """
     values_N = np.asarray(differences, dtype=np.float64)
-    if values_N.size > _EXACT_UP_TO:
+    if values_N.size > EXACT_UP_TO:
         return t_test(values_N)
     patterns = np.arange(2**values_N.size)[:, None] >> np.arange(values_N.size)
     totals = np.abs((1.0 - 2.0 * (patterns & 1)) @ values_N)
@@ -135,7 +135,7 @@ def sign_flip_test(differences: npt.ArrayLike) -> float:
 
 def smallest_p(n: int) -> float:
     """Return the smallest p the exact sign-flip test can reach with ``n`` pairs."""
-    return min(1.0, 2.0 ** (1 - n)) if n <= _EXACT_UP_TO else 0.0
+    return min(1.0, 2.0 ** (1 - n)) if n <= EXACT_UP_TO else 0.0
 
 
 def too_few(n: int, family: int) -> str | None:
@@ -379,8 +379,9 @@ def verdict(
 ) -> Verdict:
     """Return what the intervals of one paired difference (higher is better) allow to say.
 
-    1. "equivalent" when every 90 % interval lies inside (-margin, margin): two one-sided tests at .05. It
-       goes first: the margin is the smallest difference the study calls one.
+    1. "equivalent" when every 90 % interval lies inside (-margin, margin): two one-sided tests at .05, for
+       whose number nothing is adjusted. It goes first: the margin is the smallest difference the study calls
+       one.
     2. "helps" ("harms") when every 95 % interval lies above (below) 0 and the adjusted p is below .05.
     3. "cannot tell" otherwise, also where an interval does not exist.
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 from mmdistill.reports.ablation import summarise_tables
 from mmdistill.reports.budget import budget_of, cpu_seconds
+from mmdistill.reports.claims import turned_round
 from mmdistill.statistics import t_interval
 
 
@@ -59,6 +60,32 @@ def test_the_planned_family_is_adjusted_alone(made):
     assert first.verdict == "helps"
     assert arm_of(ablation, "self_distillation").against_baseline == second
     assert arm_of(ablation, "hinton").against_baseline.question is None
+
+
+def test_two_arms_have_one_p_and_one_verdict_wherever_they_are_compared(new_study):
+    nulls = [f"null{n}" for n in range(12)]
+    changed = {"name": "x", "base": "student_only", "change": "something"}
+    made = new_study(["student_only", changed, *nulls], reference="x")
+    made.fill(dict.fromkeys(["student_only", *nulls], 0.6) | {"x": 0.75}, seeds=8)
+    ablation = summarise_tables(made.tables())
+    x, student = arm_of(ablation, "x"), arm_of(ablation, "student_only")
+    assert x.against_base == x.against_baseline
+    assert student.against_reference == turned_round(x.against_baseline)
+    # One family of all that nobody planned, in which each two arms are counted once.
+    claims = [x.against_baseline]
+    claims += [c for arm in ablation.arms[2:] for c in (arm.against_baseline, arm.against_reference)]
+    adjusted = stats.false_discovery_control([claim.p for claim in claims])
+    assert [claim.adjusted_p for claim in claims] == pytest.approx(adjusted)
+
+
+def test_a_planned_contrast_is_no_exploratory_one_the_other_way_round(made):
+    contrasts = [{"question": "Worse?", "arm": "student_only", "against": "hinton"}]
+    made.study = dataclasses.replace(made.study, contrasts_json=json.dumps(contrasts))
+    ablation = summarise_tables(made.tables())
+    planned, hinton = ablation.contrasts[0], arm_of(ablation, "hinton").against_baseline
+    assert arm_of(ablation, "student_only").against_reference == planned
+    assert (hinton.question, hinton.adjusted_p) == ("Worse?", planned.p)
+    assert (hinton.verdict, hinton.seeds.mean) == ("helps", -planned.seeds.mean)
 
 
 def test_the_sentence_has_the_numbers_of_the_claim(made):

@@ -21,7 +21,9 @@ def test_a_study_without_a_label_axis_gains_one_line(made):
     assert text_of(tables).splitlines()[: len(plain)] == plain
     (line,) = text_of(tables).splitlines()[len(plain) :]
     # A confirmed run and its test reading have the same score in a made study.
-    assert line == "- Validation minus test score: at most +0.000 [0.000, 0.000] (student_only)."
+    assert (
+        line == "- Validation minus test score: at most +0.000 [0.000, 0.000] (student_only, n = 10 seeds)."
+    )
 
 
 def test_a_label_axis_gains_a_table_of_what_each_arm_is_worth(new_study, rows_of):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmdistill.reports.arms import Declared
-from mmdistill.reports.evidence import Arm, Scheme
+from mmdistill.reports.evidence import Arm, Scheme, per_replicate
 from mmdistill.reports.exchange import Labels, exchange, labels_of
 from mmdistill.reports.openings import Openings
 from mmdistill.reports.readings import Readings, readings_of
@@ -125,6 +125,80 @@ def test_the_interval_covers_the_true_exchange_rate():
     assert 0.90 <= hits / times <= 0.99
 
 
+@pytest.fixture
+def by_subject(new_study):
+    """A label curve on three folds of unequal subjects, with the accuracy of each arm on each subject."""
+    names = [f"student_only@{n}" for n in range(3)]
+    scores = dict(zip([*names, "hinton"], (0.5, 0.65, 0.8, 0.7), strict=True))
+    study = new_study([*({"name": n, "recipe": "student_only"} for n in names), "hinton"], baseline=names[0])
+    for fold in range(3):
+        units = [f"p{fold}-{min(row // 30, 2)}" for row in range(120)]
+        study.fill(scores, seeds=2, rows=120, fold=fold, units=units)
+    hits = {}
+    for row in study.predictions:
+        hit = row.outputs.index(max(row.outputs)) == row.label
+        hits.setdefault((row.arm, row.unit), {}).setdefault(row.seed_index, []).append(hit)
+    units = sorted({unit for _, unit in hits})
+    means = {key: np.mean([np.mean(seed) for seed in by_seed.values()]) for key, by_seed in hits.items()}
+    return study, {arm: [means[arm, unit] for unit in units] for arm in scores}
+
+
+FEW = dict(zip(["student_only@0", "student_only@1", "student_only@2"], (0.2, 0.5, 1.0), strict=True))
+
+
+def test_under_grouped_folds_the_exchange_rate_counts_subjects(by_subject):
+    study, score_AU = by_subject
+    labels = {name: Labels(share, "{}") for name, share in (FEW | {"hinton": 0.2}).items()}
+    (curve,) = exchange(readings_of(study.tables()), labels).curves
+    # Nine subjects are nine independent pairs with the subject's mean over seeds.
+    alike = readings({arm.replace("student_only", "alone"): score_U for arm, score_U in score_AU.items()})
+    renamed = {name.replace("student_only", "alone"): found for name, found in labels.items()}
+    (expected,) = exchange(alike, renamed).curves
+    (worth,), (reference,) = curve.worths, expected.worths
+    assert (worth.n, worth.score.n) == (9, 9)
+    assert (worth.equal, worth.low, worth.high) == pytest.approx(
+        (reference.equal, reference.low, reference.high)
+    )
+    assert curve.fitted == pytest.approx(expected.fitted)
+
+
+def test_subjects_without_predictions_have_no_exchange_rate(by_subject):
+    study, _ = by_subject
+    study.predictions = [row for row in study.predictions if row.arm != "hinton"]
+    labels = {name: Labels(share, "{}") for name, share in (FEW | {"hinton": 0.2}).items()}
+    (curve,) = exchange(readings_of(study.tables()), labels).curves
+    assert curve.worths == ()
+
+
+def test_two_seeds_of_one_fold_are_one_replicate_and_have_no_exchange_rate():
+    scores = {"alone1": [0.5, 0.52], "alone2": [0.6, 0.62], "alone3": [0.7, 0.72], "hinton": [0.63, 0.64]}
+    labels = {name: Labels(share, "{}") for name, share in zip(scores, (0.2, 0.5, 1.0, 0.2), strict=True)}
+    found = readings(scores, Scheme("folds", 0.25, "rows"))
+    for arm in found.arms.values():
+        arm.runs["p1"]["fold"] = 0
+    assert exchange(found, labels) == (
+        (),
+        "the arms without a teacher share fewer than 2 folds, or two of them have the same label fraction",
+    )
+
+
+def test_an_arm_with_one_fold_of_several_has_no_exchange_rate():
+    scores = {"alone1": [0.5, 0.52], "alone2": [0.6, 0.62], "alone3": [0.7, 0.72], "hinton": [0.63]}
+    labels = {name: Labels(share, "{}") for name, share in zip(scores, (0.2, 0.5, 1.0, 0.2), strict=True)}
+    found = readings(scores, Scheme("folds", 0.25, "rows"))
+    found.arms["hinton"].runs["p0 again"] = found.arms["hinton"].runs["p0"]
+    for name in ("alone1", "alone2", "alone3"):
+        found.arms[name].runs["p0 again"] = found.arms[name].runs["p0"]
+    (curve,) = exchange(found, labels).curves
+    assert (curve.n, curve.worths) == (3, ())
+
+
+def test_a_value_per_pair_is_never_taken_for_one_per_subject():
+    arm = Arm({"p0": {"fold": 0}}, None)
+    with pytest.raises(ValueError, match="a value per pair has no value per subject"):
+        per_replicate({"p0": 1.0}, arm, Scheme("subjects", 0.0, "groups"))
+
+
 def with_labels(study, fractions):
     """Return a study whose arms ran at these label fractions."""
     study.trials = [
@@ -167,7 +241,7 @@ def test_two_students_alone_at_one_fraction_are_no_curve(new_study):
     tables = with_labels(study, dict(zip(names, (0.2, 0.4, 1.0, 1.0), strict=True)))
     found = exchange(readings_of(tables), labels_of(tables["trials"]))
     assert found.reason == (
-        "the arms without a teacher share fewer than 2 pairs, or two of them have the same label fraction"
+        "the arms without a teacher share fewer than 2 seeds, or two of them have the same label fraction"
     )
 
 

@@ -1,9 +1,11 @@
 """Shares of the gap to the teacher, and what validation flattered."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mmdistill.records.rows import StageRow
 from mmdistill.reports.gap import gap_shares, optimism_gaps
@@ -89,9 +91,19 @@ def test_the_table_tells_the_largest_share(taught):
     low, high = found.share[1:3]
     assert note.endswith(
         "largest share closed of the gap from student_only to the teacher: "
-        f"{found.share.mean:.2f} [{low:.2f}, {high:.2f}] (hinton), on validation, where alone teachers are "
-        "scored"
+        f"{found.share.mean:.2f} [{low:.2f}, {high:.2f}] (hinton, n = 6 seeds), on validation, where "
+        "alone teachers are scored"
     )
+
+
+def test_a_teacher_that_only_the_search_tried_bounds_nothing(taught):
+    study, *_ = taught()
+    (expected,) = shares_of(study)
+    study.stages += [
+        stage("teacher_outputs", "tried", "f0-search0", loser_accuracy=0.99, joint_accuracy=0.99),
+        stage("student", "tried too", "f0-search0", arm="hinton", upstream=["tried"]),
+    ]
+    assert shares_of(study) == (expected,)
 
 
 def test_a_teacher_no_better_than_the_student_bounds_nothing(taught):
@@ -129,6 +141,42 @@ def test_optimism_is_validation_minus_test_by_pair(taught):
     expected = [score["hinton", "confirm", seed] - score["hinton", "test", seed] for seed in range(6)]
     assert (alone.arm, hinton.arm) == ("student_only", "hinton")
     assert hinton.difference == pytest.approx(t_interval(expected))
+
+
+def test_subjects_have_no_score_on_validation_so_their_folds_are_compared(new_study):
+    study = new_study(ARMS)
+    for fold in range(4):
+        units = [f"p{fold}-{row // 10}" for row in range(40)]
+        study.fill({"student_only": 0.55, "hinton": 0.65}, seeds=2, rows=40, fold=fold, units=units)
+    noise = 0.02 * np.random.default_rng(0).random((2, 4))
+    level = {"student_only": 0.6 + noise[0], "hinton": 0.7 + noise[1]}
+    study.trials = [
+        run
+        if run.phase == "test"
+        else replace(run, metrics=run.metrics | {"accuracy": float(level[run.arm][run.fold])})
+        for run in study.trials
+    ]
+    for run in study.trials:
+        if (run.arm, run.phase) == ("hinton", "confirm"):
+            study.stages += [
+                stage("teacher_outputs", f"o{run.pair_id}", run.pair_id, joint_accuracy=0.8),
+                stage("student", run.pair_id, run.pair_id, arm="hinton", upstream=[f"o{run.pair_id}"]),
+            ]
+    readings = readings_of(study.tables())
+    assert readings.schemes["hinton"].replicate == "subjects"
+    (found,) = shares_of(study)
+    gap_F = 0.8 - level["student_only"]
+    # Nadeau and Bengio: one of four folds is tested, a quarter of the rest is validation.
+    half = stats.t.ppf(0.975, 3) * math.sqrt((1 / 4 + 4 / 9) * gap_F.var(ddof=1))
+    assert (found.replicate, found.gap.n) == ("folds", 4)
+    assert found.gap[:3] == pytest.approx((gap_F.mean(), gap_F.mean() - half, gap_F.mean() + half))
+    closed_F = level["hinton"] - level["student_only"]
+    assert found.share == pytest.approx(ratio_of_means(closed_F, gap_F, test_share=4 / 9))
+    tested = [run for run in study.trials if (run.arm, run.phase) == ("hinton", "test")]
+    test_F = [np.mean([run.metrics["accuracy"] for run in tested if run.fold == f]) for f in range(4)]
+    _, hinton = optimism_gaps(readings)
+    assert hinton.difference == pytest.approx(t_interval(level["hinton"] - test_F, test_share=4 / 9))
+    assert "(hinton, n = 4 folds)" in curve_notes(curves_of(readings, study.tables()))[-1]
 
 
 def test_there_is_no_optimism_to_tell_before_the_test_was_opened(made):

@@ -1,8 +1,10 @@
 """Rows that turn from right to wrong, by hand and by every exchange of two arms."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mmdistill.reports.harm import harm_sets
@@ -77,6 +79,37 @@ def test_each_row_counts_the_seeds_of_its_own_fold(pair):
     assert (found.pairs, found.rows) == (6, 4)
     assert found.harmed.names == ("r0-0", "r1-0", "r1-1")
     assert found.expected == pytest.approx(3 / 8)
+
+
+def test_what_is_kept_grows_with_the_predictions_and_not_with_pairs_times_rows(pair):
+    arms, folds, rows = ("student_only", "hinton"), 200, 100
+    count = folds * rows
+    named = [f"f{n // rows}" for n in range(count)]
+    wrong = np.arange(count) % 4 == 0
+    tables = [
+        pa.table(
+            {
+                "arm": [arm] * count,
+                "pair_id": named,
+                "row": [f"r{n}" for n in range(count)],
+                "unit": named,
+                "label": np.zeros(count),
+                "targets": pa.array([[]] * count, pa.list_(pa.float64())),
+                "outputs": pa.array(
+                    np.eye(2)[(wrong & (arm == "hinton")).astype(int)].tolist(), pa.list_(pa.float64())
+                ),
+            }
+        )
+        for arm in arms
+    ]
+    readings = readings_of(pair.tables())._replace(predictions=pa.concat_tables(tables))
+    tracemalloc.start()
+    (found,) = harm_sets(readings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.pairs, found.rows, found.harmed.rows) == (folds, count, count // 4)
+    # One number per pair and row of one arm would be 32 MB.
+    assert peak < 8 * folds * count / 2
 
 
 def test_regression_counts_rows_whose_absolute_error_grew(new_study, new_trial, new_prediction):

@@ -35,6 +35,25 @@ def test_the_table_is_the_golden_one(golden):
     assert markdown(summarise_tables(golden.tables())) == GOLDEN.read_text()
 
 
+@pytest.mark.parametrize(
+    ("seeds", "test"),
+    [
+        ({"hinton": 16, "pkdot": 16}, "exact sign-flip test over pairs"),
+        ({"hinton": 17, "not begun": 0}, "Student's t test over pairs"),
+        (
+            {"hinton": 17, "pkdot": 16},
+            "sign-flip test (exact up to n = 16, Student's t beyond) over pairs",
+        ),
+    ],
+)
+def test_the_footnote_names_the_test_behind_the_p(new_study, seeds, test):
+    made = new_study(["student_only", *seeds], reference=None)
+    for arm, n in {"student_only": 17, **seeds}.items():
+        made.fill({arm: 0.6}, seeds=n, rows=4)
+    text = " ".join(markdown(summarise_tables(made.tables())).split())
+    assert f"95 % intervals: t interval over seeds and {test}. " in text
+
+
 def rows_of(text, first):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}"))

@@ -84,6 +84,17 @@ def test_the_best_mean_is_bold_where_it_is_above_every_other_and_the_second_is_u
     assert "Bold: highest mean, above every other arm" in printed["latex"]
 
 
+def test_marks_among_some_rows_claim_no_more_than_these(best):
+    ablation, all_marks = summarise_readings(best), standing(best)
+    some = [arm for arm in ablation.arms if arm.name != HOSTILE]
+    for render in (latex, web):
+        marks = standing(best, [arm.name for arm in some])
+        assert "above every other arm shown by seeds" in render(ablation, some, ["score"], marks)
+        none = render(ablation, some, ["score"], marks._replace(best=None))
+        assert "no arm shown is above every other one by seeds" in none
+        assert "above every other arm by seeds" in render(ablation, ablation.arms, ["score"], all_marks)
+
+
 def test_nothing_is_bold_without_support(new_study):
     study = new_study(["student_only", "hinton"])
     study.fill({"student_only": 0.7, "hinton": 0.71})
@@ -97,6 +108,7 @@ def test_the_notes_say_what_a_reader_must_know(best):
     for words in (
         "n counts seeds",
         "exact sign-flip test",
+        "inside the margin (two one-sided tests at .05, not adjusted)",
         "Budget per arm: ",
         "Reading: re-tuned",
         "The test split was opened 1 time(s)",

@@ -150,8 +150,8 @@ def test_steps_lead_from_the_bins_of_the_targets_to_the_student(distance, gradie
 
 
 def test_bins_need_an_interval():
-    with pytest.raises(ValueError, match="`low` must be below `high`, but is 1 against 1"):
-        TERMS["step_regression"].settings_type(low=1.0)
+    with pytest.raises(ValueError, match="`low` must be below `high`, but is 2 against 2"):
+        TERMS["step_regression"].settings_type(low=2.0)
 
 
 @pytest.mark.parametrize(("epoch", "ramp"), [(0, math.exp(-5)), (5, math.exp(-5 / 4)), (30, 1.0)])

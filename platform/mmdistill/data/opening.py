@@ -88,9 +88,13 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FoldData:
-    """One fold; ``test`` is None unless it was asked for.
+    """One fold.
 
-    ``fingerprint`` identifies the data set as a whole, the scheme and the fold, with or without test rows.
+    Attributes:
+        test: None unless it was asked for.
+        fingerprint: identifies the data set as a whole, the scheme and the fold, with or without test rows.
+        target_scale: of a regression, mean and spread of each target over the training rows, float32 [T]; of
+            all of them, so that it is one for all arms and label fractions.
     """
 
     card: Card
@@ -99,6 +103,7 @@ class FoldData:
     test: Part | None
     fingerprint: str
     fold: int
+    target_scale: tuple[Floats, Floats] | None
 
 
 def open_dataset(settings: DataSettings, where: str = "data") -> Dataset:
@@ -182,6 +187,7 @@ def open_fold(settings: DataSettings, fold: int, *, with_test: bool = False) -> 
         test=_part(samples, scales, parts_N == "test") if with_test else None,
         fingerprint=digest([samples.fingerprint, settings.folds.identity, fold]),
         fold=fold,
+        target_scale=_scale(samples.labels[parts_N == "train"]) if samples.labels.ndim == 2 else None,
     )
 
 

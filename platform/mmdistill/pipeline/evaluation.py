@@ -29,17 +29,16 @@ def evaluate(
 
     The temperature of ``ace_scaled`` is fitted on the validation rows, whatever the part.
     """
-    predicted_KNC = logits_on(student, tensors, lanes)
-    validation_KNC = logits_on(student, fold.validation, lanes)
+    predicted_KNC = outputs_in_units(student, fold, tensors, lanes)
+    validation_KNC = outputs_in_units(student, fold, fold.validation, lanes)
     price = _price(student, fold)
     return [_lane(predicted_KNC[k], validation_KNC[k], fold, part) | price for k in range(lanes)]
 
 
-def logits_on(student: Network, tensors: TensorPart, lanes: int) -> Array:
-    """Return the logits or predicted targets [K, N, C] in float64."""
-    logits = outputs_on(student, tensors, lanes).logits_KBC
-    array: Array = logits.cpu().double().numpy()
-    return array
+def outputs_in_units(student: Network, fold: Fold, tensors: TensorPart, lanes: int) -> Array:
+    """Return the logits, or the predicted targets in their own units, [K, N, C] in float64."""
+    logits_KNC = outputs_on(student, tensors, lanes).logits_KBC
+    return fold.in_units(logits_KNC.cpu().double().numpy())
 
 
 def probabilities(fold: Fold, logits_NC: Array) -> Array:

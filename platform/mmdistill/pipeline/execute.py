@@ -19,7 +19,7 @@ from mmdistill.faults import point
 from mmdistill.pipeline.bench import Bench, Piece
 from mmdistill.pipeline.cache import Entry, StageCache
 from mmdistill.pipeline.costs import sizes_of, student_key
-from mmdistill.pipeline.evaluation import Array, evaluate, logits_on, probabilities
+from mmdistill.pipeline.evaluation import Array, evaluate, outputs_in_units, probabilities
 from mmdistill.pipeline.fold import Fold, opened, tensor_part
 from mmdistill.pipeline.order import Lane, Order
 from mmdistill.pipeline.run import canonical
@@ -248,10 +248,10 @@ def _test(
         raise ValueError("a test order was given data without test rows")
     network = student_network([lane.run for lane in lanes], fold)
     load_lanes(network, [student.tensors for student in students])
-    tensors = tensor_part(fold.arrays.test, fold.device)
+    tensors = tensor_part(fold.arrays.test, fold.arrays.target_scale, fold.device)
     metrics = evaluate(network, fold, fold.arrays.test, tensors, len(lanes))
     bench.runtime.beat()
-    logits = logits_on(network, tensors, len(lanes))
+    logits = outputs_in_units(network, fold, tensors, len(lanes))
     cpu_s = (time.process_time() - clock) / len(lanes)
     run = lanes[0].run
     cost_key = student_key(run, sizes_of(fold, run), len(lanes), is_test=True)

@@ -6,11 +6,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from mmdistill.data.card import Card
 from mmdistill.data.folds import held_out_folds, labelled_mask
 from mmdistill.data.opening import DataSettings, FoldData, Part, open_fold
+from mmdistill.data.samples import Floats
 from mmdistill.randomness import derive_seed, numpy_generator
 from mmdistill.terms.base import Task
 from mmdistill.training.objectives import TensorPart
@@ -22,7 +22,9 @@ class Fold:
 
     Attributes:
         arrays: the fold; its test part is there for test orders only.
-        train, validation: the same as tensors; a missing label reads 0 and is never marked as labelled.
+        train, validation: the same as tensors; a missing label reads 0 and is never marked as labelled,
+            targets are standardised by ``arrays.target_scale``: networks begin near 0, losses and evidence
+            add up targets of any unit.
     """
 
     arrays: FoldData
@@ -44,6 +46,13 @@ class Fold:
     def outputs(self) -> int:
         """Return the number of classes or targets."""
         return self.card.outputs
+
+    def in_units(self, outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return what networks say [..., C]; of a regression in the units of the targets."""
+        if self.arrays.target_scale is None:
+            return outputs
+        mean_T, spread_T = self.arrays.target_scale
+        return outputs * spread_T + mean_T
 
     def widths(self, modalities: tuple[str, ...]) -> dict[str, int]:
         """Return the inputs of each modality."""
@@ -74,12 +83,15 @@ def opened(data: DataSettings, fold: int, with_test: bool, device: str) -> Fold:
     """Return a fold ready for training; the last few stay in memory of this process."""
     arrays = open_fold(data, fold, with_test=with_test)
     where = torch.device(device)
-    train, validation = (tensor_part(part, where) for part in (arrays.train, arrays.validation))
+    parts = (arrays.train, arrays.validation)
+    train, validation = (tensor_part(part, arrays.target_scale, where) for part in parts)
     return Fold(arrays, train, validation, where)
 
 
-def tensor_part(part: Part, device: torch.device) -> TensorPart:
-    """Return a part as tensors."""
+def tensor_part(part: Part, target_scale: tuple[Floats, Floats] | None, device: torch.device) -> TensorPart:
+    """Return a part as tensors, its targets standardised."""
     inputs = {name: torch.from_numpy(x).to(device) for name, x in part.inputs.items()}
-    labels: Tensor = torch.from_numpy(part.labels).to(device)
-    return TensorPart(inputs, labels if labels.is_floating_point() else labels.clamp(min=0))
+    if target_scale is None:
+        return TensorPart(inputs, torch.from_numpy(part.labels).to(device).clamp(min=0))
+    mean_T, spread_T = target_scale
+    return TensorPart(inputs, torch.from_numpy((part.labels - mean_T) / spread_T).to(device))

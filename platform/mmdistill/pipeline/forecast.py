@@ -83,7 +83,8 @@ def forecast(run: RunSettings, fold: Fold, seed: int) -> Forecast:
     """
     held_out, labelled_N = _held_out(run, fold, seed)
     part = fold.arrays.train
-    labels, rows = part.labels[labelled_N], np.flatnonzero(labelled_N)
+    # Targets are standardised here, as what the networks say: each weighs alike.
+    labels, rows = fold.train.labels.cpu().numpy()[labelled_N], np.flatnonzero(labelled_N)
     x_ND = np.concatenate([part.inputs[name][rows] for name in run.data.student], axis=1).astype(np.float64)
     target_NC = beyond(held_out[_TEACHER], labels)
     fold_N = held_out_folds(part, labelled_N, FOLDS, derive_seed(seed, "forecast folds"))[rows]

@@ -147,7 +147,11 @@ def _first(fold: Fold, rows: int) -> Fold:
     keep = np.flatnonzero(has_label(part.labels))[: max(rows, 2)]
     inputs = {name: x_ND[keep] for name, x_ND in part.inputs.items()}
     few = replace(part, inputs=inputs, labels=part.labels[keep], groups=part.rows[keep], rows=part.rows[keep])
-    return replace(fold, arrays=replace(fold.arrays, train=few), train=tensor_part(few, fold.device))
+    return replace(
+        fold,
+        arrays=replace(fold.arrays, train=few),
+        train=tensor_part(few, fold.arrays.target_scale, fold.device),
+    )
 
 
 def _short(runs: Sequence[RunSettings]) -> list[RunSettings]:

@@ -21,6 +21,7 @@ from mmdistill.reports.claims import (
     planned_claims,
     sentence,
     too_few,
+    turned_round,
 )
 from mmdistill.reports.contributions import Lattice, contributions
 from mmdistill.reports.evidence import Arm, Scheme, Trial
@@ -178,31 +179,40 @@ def _stamps(readings: Readings) -> list[str]:
 
 
 def _summaries(readings: Readings, contrasts: Sequence[Claim], explore: Explore) -> list[ArmSummary]:
-    arms, reference = readings.declared, readings.study["reference"]
-    columns = [
-        _against({arm.name: arm.baseline for arm in arms}, readings, contrasts, explore),
-        _against({arm.name: reference for arm in arms}, readings, contrasts, explore),
-        _against({arm.name: arm.base for arm in arms}, readings, contrasts, explore),
-    ]
-    return [_summary(readings, arm, *(column.get(arm.name) for column in columns)) for arm in arms]
-
-
-def _against(
-    other: Mapping[str, str | None], readings: Readings, contrasts: Sequence[Claim], explore: Explore
-) -> dict[str, Claim]:
-    """Return each arm's comparison with one other arm: the planned one, or else an exploratory one."""
+    names = {arm.name for arm in readings.declared}
     asked = {
-        (name, against)
-        for name, against in other.items()
-        if against in other and against != name and against is not None
+        arm.name: [(arm.name, other or "") for other in (arm.baseline, readings.study["reference"], arm.base)]
+        for arm in readings.declared
     }
-    planned = {(claim.arm, claim.against): claim for claim in contrasts}
-    rest = [
-        Question(name, against, remarks=readings.remarks(name, against))
-        for name, against in sorted(asked - planned.keys())
+    comparable = [
+        (name, against)
+        for pairs in asked.values()
+        for name, against in pairs
+        if against in names and against != name
     ]
-    found = {(claim.arm, claim.against): claim for claim in explore(rest)} | planned
-    return {name: found[name, against] for name, against in asked}
+    claims = _compared(comparable, readings, contrasts, explore)
+    return [_summary(readings, arm, *map(claims.get, asked[arm.name])) for arm in readings.declared]
+
+
+def _compared(
+    asked: Sequence[tuple[str, str]], readings: Readings, contrasts: Sequence[Claim], explore: Explore
+) -> dict[tuple[str, str], Claim]:
+    """Return the one claim on each two arms, either way round: the planned one, or else an exploratory one.
+
+    What was asked of two arms more than once counts once among the exploratory ones.
+    """
+    claims = _either_way(contrasts)
+    rest: dict[frozenset[str], Question] = {}
+    for name, against in asked:
+        if (name, against) not in claims:
+            question = Question(name, against, remarks=readings.remarks(name, against))
+            rest.setdefault(frozenset({name, against}), question)
+    return claims | _either_way(explore(list(rest.values())))
+
+
+def _either_way(claims: Sequence[Claim]) -> dict[tuple[str, str], Claim]:
+    ways = [*map(turned_round, claims), *claims]
+    return {(claim.arm, claim.against): claim for claim in ways}
 
 
 def _summary(

@@ -188,6 +188,6 @@ def _range(name: str, interval: Interval, sign: int) -> str:
 
 
 def too_few(claims: Sequence[Claim]) -> str | None:
-    """Return a warning if the exact test cannot reach .05 with the smallest n among the planned claims."""
+    """Return a warning if the exact test of few replicates cannot reach .05 with the smallest n planned."""
     exact = [claim.seeds.n for claim in claims if claim.seeds.n and claim.scheme.replicate != "folds"]
     return statistics.too_few(min(exact), len(claims)) if exact else None

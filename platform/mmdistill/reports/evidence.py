@@ -68,7 +68,8 @@ class Paired(NamedTuple):
         crossed: 95 % interval over seeds x test units.
         seeds_90: as ``seeds``, for the equivalence test.
         crossed_90: as ``crossed``, for the equivalence test.
-        p: exact sign-flip test over replicates; of folds the corrected resampled t test.
+        p: sign-flip test over replicates, exact up to n = 16, Student's t beyond; of folds the corrected
+            resampled t test.
         missing: pairs that only one of the two has.
         scheme: what counts as one replicate.
     """
@@ -103,18 +104,42 @@ def scheme_of(trials: Sequence[Trial], predictions: pa.Table, *, score: str, has
     one_each = len(cells) == len(folds) == len({unit for _, unit in cells})
     if one_each or (grouped and score == "accuracy"):
         return Scheme("subjects", 0.0, unit)
-    k = len(folds)
+    return over_folds(len(folds), unit, has_holdout=has_holdout)
+
+
+def over_folds(k: int, unit: Literal["rows", "groups"], *, has_holdout: bool) -> Scheme:
+    """Return the scheme in which each of ``k`` folds, at least 2, is one replicate."""
     # One of k folds is tested. Nested, a k-th of the rest is validation; a holdout for tuning spares that.
     return Scheme("folds", 1 / (k - 1) if has_holdout else k / (k - 1) ** 2, unit)
 
 
 def mean_interval(arm: Arm, *, score: str, scheme: Scheme) -> Interval:
     """Return the mean ``score`` of an arm with its 95 % interval over replicates."""
-    if scheme.replicate == "subjects":
-        values = _averaged(_by_subject(arm, sorted(arm.runs), score))
-    else:
-        values = per_replicate({pair: run["metrics"][score] for pair, run in arm.runs.items()}, arm, scheme)
-    return t_interval(values, test_share=scheme.test_share)
+    (values_N,) = replicates([arm], sorted(arm.runs), score=score, scheme=scheme)
+    return t_interval(values_N, test_share=scheme.test_share)
+
+
+def replicates(arms: Sequence[Arm], pairs: Sequence[str], *, score: str, scheme: Scheme) -> Array:
+    """Return the score of each arm on each replicate of some pairs, [A, N].
+
+    Where subjects are the replicates, N is 0 if an arm lacks predictions.
+
+    Args:
+        arms: at least one, of one scheme.
+        pairs: that all of them finished.
+        score: the metric.
+        scheme: what counts as one replicate.
+    """
+    if scheme.replicate != "subjects":
+        found = [{pair: arm.runs[pair]["metrics"][score] for pair in pairs} for arm in arms]
+        return np.stack([per_replicate(values, arm, scheme) for values, arm in zip(found, arms, strict=True)])
+    by_arm = [_by_subject(arm, pairs, score) for arm in arms]
+    if len({value_SU.shape for value_SU in by_arm}) > 1:
+        return np.zeros((len(arms), 0))
+    value_ASU = np.stack(by_arm)
+    # A seed counts for a subject where every arm tested it.
+    value_ASU[:, np.isnan(value_ASU).any(axis=0)] = np.nan
+    return np.stack([_averaged(value_SU) for value_SU in value_ASU])
 
 
 def paired(arm: Arm, against: Arm, *, score: str, scheme: Scheme, seed: int) -> Paired:
@@ -169,13 +194,18 @@ def _paired(
 
 
 def per_replicate(values: Mapping[str, float], arm: Arm, scheme: Scheme) -> Array:
-    """Return one value per seed, or per fold where there are several, from one value per pair.
+    """Return one value per seed, or per fold where folds are the replicates, from one value per pair.
 
     Args:
         values: one number per pair; each pair is among the runs of ``arm``.
         arm: tells the fold of a pair.
         scheme: that of the arm.
+
+    Raises:
+        ValueError: subjects are the replicates; a pair has no value of one subject.
     """
+    if scheme.replicate == "subjects":
+        raise ValueError("a value per pair has no value per subject: take the scheme over folds")
     if scheme.replicate == "seeds":
         return np.array(list(values.values()))
     by_fold: dict[int, list[float]] = {}

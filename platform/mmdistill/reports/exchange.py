@@ -1,6 +1,6 @@
 """What a recipe is worth in labels: "hinton at 25 % = student_only at 43 % of the labels".
 
-Axes: P pairs, R replicates, F label fractions, G points between the smallest and the largest fraction.
+Axes: A arms, N replicates, F label fractions, G points between the smallest and the largest fraction.
 """
 
 import itertools
@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import optimize, stats
 
-from mmdistill.reports.evidence import per_replicate
+from mmdistill.reports.evidence import replicates
 from mmdistill.reports.readings import Readings
 from mmdistill.statistics import Array, Interval
 
 Side = Literal["below", "inside", "above"]
 # A curve needs a point between its ends.
 _FEWEST = 3
+# Of one there is no interval.
+_REPLICATES = 2
 _POINTS = 400
 _ROUNDING = 1e-12
 
@@ -46,7 +48,7 @@ class Worth(NamedTuple):
         equal: label fraction at which the curve of the student alone reaches that mean; the end of the
             measured range where it lies beyond.
         side: whether ``equal`` lies inside the measured range; nothing is extrapolated.
-        low: lower end of the 95 % interval of ``equal`` over pairs, inside the measured range.
+        low: lower end of the 95 % interval of ``equal`` over replicates, inside the measured range.
         high: upper end.
         open_low: whether the interval goes on below the smallest measured fraction.
         open_high: whether it goes on above the largest.
@@ -116,8 +118,9 @@ def exchange(readings: Readings, labels: Mapping[str, Labels]) -> Exchange:
     The label curve is the least-squares curve that never falls (isotonic regression of the means), straight
     between the measured fractions in log(fraction). A power law has three parameters, as many as most studies
     have fractions, and an asymptote they do not determine; this curve assumes no form. It is linear in the
-    scores, so each pair has its own: the interval holds every fraction X at which the mean of (arm - curve at
-    X) over pairs does not differ from 0 by Student's t at .05 (test inversion, as in Fieller's interval).
+    scores, so each replicate has its own: the interval holds every fraction X at which the mean of (arm -
+    curve at X) over replicates does not differ from 0 by Student's t at .05 (test inversion, as in Fieller's
+    interval).
 
     Args:
         readings: of the study; its confirmed or tested runs are used.
@@ -164,7 +167,11 @@ def _reason(readings: Readings, most: int) -> str:
             f"the arms without a teacher have {most} label fraction(s), and a label curve needs {_FEWEST}: "
             "add a design of the kind axis over data.label_fraction"
         )
-    return "the arms without a teacher share fewer than 2 pairs, or two of them have the same label fraction"
+    counted = readings.schemes[readings.study["baseline"]].replicate
+    return (
+        f"the arms without a teacher share fewer than {_REPLICATES} {counted}, or two of them have the same "
+        "label fraction"
+    )
 
 
 class _Alone(NamedTuple):
@@ -181,11 +188,12 @@ def _curve(
 ) -> LabelCurve | None:
     fractions = sorted(arms)
     names = [arms[fraction][0] for fraction in fractions]
-    pairs = _shared(readings, names)
-    if len(pairs) < 2:
+    score_FN = _scores(readings, names)
+    if score_FN.shape[1] < _REPLICATES:
         return None
-    pooling_FF = _pooling(_scores(readings, names, pairs).mean(axis=0))
-    fitted_F = _scores(readings, names, pairs).mean(axis=0) @ pooling_FF
+    mean_F = score_FN.mean(axis=1)
+    pooling_FF = _pooling(mean_F)
+    fitted_F = mean_F @ pooling_FF
     alone = _Alone(names, np.log(fractions), fitted_F, pooling_FF)
     others = [
         arm.name
@@ -195,21 +203,25 @@ def _curve(
     worths = [
         _worth(readings, name, labels[name].fraction, alone)
         for name in others
-        if name in labels and labels[name].data == data and len(_shared(readings, [name, *names])) > 1
+        if name in labels
+        and labels[name].data == data
+        and _scores(readings, [name, *names]).shape[1] >= _REPLICATES
     ]
     scores = tuple(readings.score(name) for name in names)
     fitted = tuple(fitted_F.tolist())
-    return LabelCurve(tuple(names), tuple(fractions), scores, fitted, tuple(worths), len(pairs))
+    return LabelCurve(
+        tuple(names), tuple(fractions), scores, fitted, tuple(worths), len(_shared(readings, names))
+    )
 
 
 def _shared(readings: Readings, arms: Sequence[str]) -> list[str]:
     return sorted(set.intersection(*(set(readings.arms[arm].runs) for arm in arms)))
 
 
-def _scores(readings: Readings, arms: Sequence[str], pairs: Sequence[str]) -> Array:
-    """Return the score of each pair under each arm, [P, arms]."""
-    score = readings.study["score"]
-    return np.array([[readings.arms[arm].runs[pair]["metrics"][score] for arm in arms] for pair in pairs])
+def _scores(readings: Readings, arms: Sequence[str]) -> Array:
+    """Return the score of each arm on each replicate of the pairs they share, [A, N]."""
+    found, scheme = [readings.arms[arm] for arm in arms], readings.schemes[arms[0]]
+    return replicates(found, _shared(readings, arms), score=readings.study["score"], scheme=scheme)
 
 
 def _pooling(mean_F: Array) -> Array:
@@ -262,18 +274,12 @@ def _zero(value_G: Array, grid_G: Array, before: int, after: int) -> float:
 
 def _difference(readings: Readings, name: str, alone: _Alone, grid_G: Array) -> tuple[Array, Array, int]:
     """Return the mean of (arm - curve) over replicates at each point, half its 95 % interval, and n."""
-    pairs, scheme = _shared(readings, [name, *alone.arms]), readings.schemes[name]
-    curve_PG = _scores(readings, alone.arms, pairs) @ alone.pooling_FF @ _straight(alone.log_F, grid_G)
-    difference_PG = _scores(readings, [name], pairs) - curve_PG
-    difference_GR = np.array(
-        [
-            per_replicate(dict(zip(pairs, column_P.tolist(), strict=True)), readings.arms[name], scheme)
-            for column_P in difference_PG.T
-        ]
-    )
-    n = difference_GR.shape[1]
-    error_G = np.sqrt((1 / n + scheme.test_share) * difference_GR.var(axis=1, ddof=1))
-    return difference_GR.mean(axis=1), stats.t.ppf(0.975, n - 1) * error_G, n
+    ours_N, *alone_FN = _scores(readings, [name, *alone.arms])
+    curve_NG = np.stack(alone_FN).T @ alone.pooling_FF @ _straight(alone.log_F, grid_G)
+    difference_NG = ours_N[:, None] - curve_NG
+    n, share = len(ours_N), readings.schemes[name].test_share
+    error_G = np.sqrt((1 / n + share) * difference_NG.var(axis=0, ddof=1))
+    return difference_NG.mean(axis=0), stats.t.ppf(0.975, n - 1) * error_G, n
 
 
 def _straight(log_F: Array, grid_G: Array) -> Array:

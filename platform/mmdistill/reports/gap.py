@@ -1,6 +1,6 @@
 """How far an arm closes the gap to its teacher, and how far validation flattered it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ class GapShare(NamedTuple):
     Attributes:
         arm: the arm.
         against: the student alone on the same data.
-        teacher: the best of the arm's teachers, by mean score.
+        teacher: the best of the teachers of its confirmed runs, by mean score above the student alone.
+        replicate: what ``n`` counts, ``seeds`` or ``folds``.
         gap: teacher minus student alone with its 95 % interval over replicates.
         share: (arm - student alone) / (teacher - student alone), ratio of means with Fieller's 95 % interval;
             1 is the teacher's score, below 0 a harm. None where the teacher's score is no bound.
@@ -33,6 +34,7 @@ class GapShare(NamedTuple):
     arm: str
     against: str
     teacher: str
+    replicate: str
     gap: Interval
     share: Interval | None
     reason: str | None
@@ -41,10 +43,12 @@ class GapShare(NamedTuple):
 class Optimism(NamedTuple):
     """Validation minus test score of an arm's confirmed runs, 95 % interval over replicates.
 
-    Above 0 validation flattered the arm: it chose the settings and the epoch.
+    Above 0 validation flattered the arm: it chose the settings and the epoch. ``replicate`` is what ``n``
+    counts, ``seeds`` or ``folds``.
     """
 
     arm: str
+    replicate: str
     difference: Interval
 
 
@@ -71,20 +75,31 @@ def _gap_share(
     readings: Readings, name: str, against: str, teachers: Mapping[str, Scores]
 ) -> GapShare | None:
     ours, alone = _validated(readings, name), _validated(readings, against)
-    teacher = max(teachers, key=lambda one: float(np.mean(list(teachers[one].values()))))
-    bound = teachers[teacher]
-    pairs = sorted(ours.keys() & alone.keys() & bound.keys())
-    if len(pairs) < 2:
+    gaps = _gaps(ours.keys() & alone.keys(), alone, teachers)
+    if not gaps:
         return None
-    scheme, arm = readings.schemes[name], readings.arms[name]
-    closed_R = per_replicate({pair: ours[pair] - alone[pair] for pair in pairs}, arm, scheme)
-    gap_R = per_replicate({pair: bound[pair] - alone[pair] for pair in pairs}, arm, scheme)
+    teacher = max(gaps, key=lambda one: float(np.mean(list(gaps[one].values()))))
+    scheme, arm = readings.scheme_of_runs(name), readings.arms[name]
+    closed_R = per_replicate({pair: ours[pair] - alone[pair] for pair in gaps[teacher]}, arm, scheme)
+    gap_R = per_replicate(gaps[teacher], arm, scheme)
     gap = t_interval(gap_R, test_share=scheme.test_share)
     if not gap.low > 0:
         reason = f"{teacher} does not beat {against} by more than its interval, so its score is no bound"
-        return GapShare(name, against, teacher, gap, None, reason)
+        return GapShare(name, against, teacher, scheme.replicate, gap, None, reason)
     share = ratio_of_means(closed_R, gap_R, test_share=scheme.test_share)
-    return GapShare(name, against, teacher, gap, share, None)
+    return GapShare(name, against, teacher, scheme.replicate, gap, share, None)
+
+
+def _gaps(shared: Set[str], alone: Scores, teachers: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Return teacher minus student alone on the pairs that the runs share, of teachers with at least two.
+
+    A search scores teachers on pairs of its own, among them teachers that no confirmed run has.
+    """
+    gaps = {
+        teacher: {pair: bound[pair] - alone[pair] for pair in sorted(shared & bound.keys())}
+        for teacher, bound in teachers.items()
+    }
+    return {teacher: gap for teacher, gap in gaps.items() if len(gap) > 1}
 
 
 def _validated(readings: Readings, arm: str) -> dict[str, float]:
@@ -134,16 +149,13 @@ def optimism_gaps(readings: Readings) -> tuple[Optimism, ...]:
     """Return validation minus test of every arm that was confirmed and tested; none before the opening."""
     if readings.basis != "test":
         return ()
-    return tuple(
-        Optimism(arm.name, _optimism(readings, arm.name))
-        for arm in readings.declared
-        if _validated(readings, arm.name)
-    )
+    return tuple(_optimism(readings, arm.name) for arm in readings.declared if _validated(readings, arm.name))
 
 
-def _optimism(readings: Readings, name: str) -> Interval:
-    score, scheme, arm = readings.study["score"], readings.schemes[name], readings.arms[name]
+def _optimism(readings: Readings, name: str) -> Optimism:
+    score, scheme, arm = readings.study["score"], readings.scheme_of_runs(name), readings.arms[name]
     differences = {
         pair: value - arm.runs[pair]["metrics"][score] for pair, value in _validated(readings, name).items()
     }
-    return t_interval(per_replicate(differences, arm, scheme), test_share=scheme.test_share)
+    interval = t_interval(per_replicate(differences, arm, scheme), test_share=scheme.test_share)
+    return Optimism(name, scheme.replicate, interval)

@@ -1,10 +1,11 @@
 """Which rows, classes and groups an arm turns from right to wrong, and back, whatever the seed.
 
 Axes: N rows of predictions, P pairs, R rows of data, S slices (classes or groups).
+A row is tested in one fold only, so there are far fewer predictions than pairs times rows.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -95,20 +96,39 @@ class HarmSet(NamedTuple):
     expected_groups: float
 
 
+class _Tested(NamedTuple):
+    """The predictions of one arm: which row in which pair, and how wrong.
+
+    Attributes:
+        cell_N: pair and row as one number, pair * rows + row.
+        error_N: the error.
+    """
+
+    cell_N: npt.NDArray[np.int64]
+    error_N: Array
+
+
 class _Errors(NamedTuple):
     """The errors of all runs, and what there is to know of a row.
 
     Attributes:
-        by_arm: errors of an arm [P, R], NaN where a run did not test a row; in the order of ``pairs``.
         label_R: class index; of regression nothing.
     """
 
-    pairs: tuple[str, ...]
     rows: tuple[str, ...]
-    by_arm: Mapping[str, Array]
+    by_arm: Mapping[str, _Tested]
     unit_R: npt.NDArray[np.int64]
     units: tuple[str, ...]
     label_R: npt.NDArray[np.int64] | None
+
+
+class _Growth(NamedTuple):
+    """How much the error grew where both arms tested a row in a pair; pairs are 0 .. P - 1."""
+
+    pair_N: npt.NDArray[np.int64]
+    row_N: npt.NDArray[np.int64]
+    growth_N: Array
+    pairs: int
 
 
 def harm_sets(readings: Readings) -> tuple[HarmSet, ...]:
@@ -124,21 +144,19 @@ def harm_sets(readings: Readings) -> tuple[HarmSet, ...]:
 
 
 def _errors(kept: pa.Table, *, is_classification: bool) -> _Errors:
-    (arm_N, arms), (pair_N, pairs), (row_N, rows), (unit_N, units) = (
+    (arm_N, arms), (pair_N, _), (row_N, rows), (unit_N, units) = (
         codes(kept[name]) for name in ("arm", "pair_id", "row", "unit")
     )
     error_N = _error(kept, is_classification=is_classification) if len(kept) else np.zeros(0)
-    error_APR = np.full((len(arms), len(pairs), len(rows)), np.nan)
-    error_APR[arm_N, pair_N, row_N] = error_N
+    cell_N = pair_N * len(rows) + row_N
     unit_R = np.zeros(len(rows), dtype=np.int64)
     unit_R[row_N] = unit_N
     label_R = np.zeros(len(rows), dtype=np.int64)
     if is_classification:
         label_R[row_N] = kept["label"].to_numpy()
     return _Errors(
-        pairs=tuple(pairs),
         rows=tuple(rows),
-        by_arm=dict(zip(arms, error_APR, strict=True)),
+        by_arm={arm: _Tested(cell_N[arm_N == a], error_N[arm_N == a]) for a, arm in enumerate(arms)},
         unit_R=unit_R,
         units=tuple(units),
         label_R=label_R if is_classification else None,
@@ -156,21 +174,22 @@ def _error(predictions: pa.Table, *, is_classification: bool) -> Array:
 
 
 def _harm_set(errors: _Errors, arm: str, against: str) -> HarmSet:
-    growth_PR = errors.by_arm[arm] - errors.by_arm[against]
-    growth_PR = growth_PR[~np.isnan(growth_PR).all(axis=1)] if growth_PR.size else growth_PR
-    tested_R = (~np.isnan(growth_PR)).sum(axis=0)
-    worse_R, better_R = (growth_PR > 0).sum(axis=0), (growth_PR < 0).sum(axis=0)
+    growth = _growth(errors.by_arm[arm], errors.by_arm[against], len(errors.rows))
+    tested_R, worse_R, better_R = (
+        np.bincount(growth.row_N[those_N], minlength=len(errors.rows))
+        for those_N in (slice(None), growth.growth_N > 0, growth.growth_N < 0)
+    )
     harmed_R, rescued_R = (_mostly(count_R, tested_R) for count_R in (worse_R, better_R))
     label_R = errors.label_R
     names = {} if label_R is None else {code: str(code) for code in np.unique(label_R[tested_R > 0]).tolist()}
-    classes = [] if label_R is None else _slices(growth_PR, label_R, names, harmed_R, rescued_R)
+    classes = [] if label_R is None else _slices(growth, label_R, names, harmed_R, rescued_R)
     is_grouped = len(errors.units) < len(errors.rows)
-    groups = dict(enumerate(errors.units)) if is_grouped else {}
-    slices = _slices(growth_PR, errors.unit_R, groups, harmed_R, rescued_R)
+    groups = dict(enumerate(errors.units))
+    slices = _slices(growth, errors.unit_R, groups, harmed_R, rescued_R) if is_grouped else []
     return HarmSet(
         arm=arm,
         against=against,
-        pairs=len(growth_PR),
+        pairs=growth.pairs,
         rows=int((tested_R > 0).sum()),
         harmed=_turned(errors, harmed_R, worse_R / np.maximum(tested_R, 1)),
         rescued=_turned(errors, rescued_R, better_R / np.maximum(tested_R, 1)),
@@ -180,6 +199,12 @@ def _harm_set(errors: _Errors, arm: str, against: str) -> HarmSet:
         expected_classes=sum(expected for _, expected in classes),
         expected_groups=sum(expected for _, expected in slices),
     )
+
+
+def _growth(arm: _Tested, against: _Tested, rows: int) -> _Growth:
+    cell_N, ours_N, theirs_N = np.intersect1d(arm.cell_N, against.cell_N, return_indices=True)
+    pairs, pair_N = np.unique(cell_N // rows, return_inverse=True)
+    return _Growth(pair_N, cell_N % rows, arm.error_N[ours_N] - against.error_N[theirs_N], len(pairs))
 
 
 def _mostly(count: npt.ArrayLike, of: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -200,21 +225,24 @@ def _turned(errors: _Errors, turned_R: npt.NDArray[np.bool_], share_R: Array) ->
 
 
 def _slices(
-    growth_PR: Array,
+    growth: _Growth,
     code_R: npt.NDArray[np.int64],
     names: Mapping[int, str],
     harmed_R: npt.NDArray[np.bool_],
     rescued_R: npt.NDArray[np.bool_],
 ) -> list[tuple[Slice, float]]:
     """Return each slice, with the probability that chance turns it to one side."""
-    known_PR = ~np.isnan(growth_PR)
+    size = max(names, default=-1) + 1
+    cell_N, shape = growth.pair_N * size + code_R[growth.row_N], (growth.pairs, size)
     # Sums of 0 and 1 are exact, so equal errors are equal.
-    total_PS = _per_slice(np.where(known_PR, growth_PR, 0.0), code_R, names)
-    tested_PS = _per_slice(known_PR, code_R, names) > 0
+    total_PS = np.bincount(cell_N, growth.growth_N, minlength=growth.pairs * size).reshape(shape)
+    tested_PS = np.bincount(cell_N, minlength=growth.pairs * size).reshape(shape) > 0
     of_S = tested_PS.sum(axis=0)
     worse_S, better_S = (total_PS > 0).sum(axis=0), (total_PS < 0).sum(axis=0)
-    by_row = np.stack([known_PR.any(axis=0), harmed_R, rescued_R])
-    rows_S, harmed_S, rescued_S = _per_slice(by_row, code_R, names)
+    tested_R = np.bincount(growth.row_N, minlength=code_R.size) > 0
+    rows_S, harmed_S, rescued_S = (
+        np.bincount(code_R[those_R], minlength=size) for those_R in (tested_R, harmed_R, rescued_R)
+    )
     return [
         (
             Slice(
@@ -230,10 +258,3 @@ def _slices(
         for s, name in names.items()
         if of_S[s]
     ]
-
-
-def _per_slice(values_NR: npt.NDArray[Any], code_R: npt.NDArray[np.int64], names: Mapping[int, str]) -> Array:
-    """Return the sums [N, S] of each line over the rows of each slice."""
-    size = max(names, default=-1) + 1
-    lines = [np.bincount(code_R, value_R, minlength=size) for value_R in values_NR]
-    return np.stack(lines) if lines else np.zeros((0, size))

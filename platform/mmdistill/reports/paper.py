@@ -70,7 +70,7 @@ def latex(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str]
     )
     sides = "l" + "".join("l" if name in LEFT else "r" for name in columns)
     body: str = frame.style.hide(axis="index").to_latex(hrules=True, column_format=f"@{{}}{sides}@{{}}")
-    notes = " ".join(f"{escaped(note)}." for note in paper_notes(ablation, columns, marks))
+    notes = " ".join(f"{escaped(note)}." for note in paper_notes(ablation, columns, marks, rows=len(arms)))
     return "\n".join(
         [
             "% needs \\usepackage{booktabs,graphicx}",
@@ -96,11 +96,21 @@ def caption(ablation: Ablation) -> str:
     return f"{ablation.study}: {ablation.score_name} on {ablation.dataset} ({rows[ablation.basis]})"
 
 
-def paper_notes(ablation: Ablation, columns: Sequence[str], marks: Standing) -> list[str]:
-    """Return what a reader must know to read a table: n, test, budget, reading, openings, marks."""
-    bold = "Bold: highest mean, above every other arm by seeds x test units at 95 %"
+def paper_notes(
+    ablation: Ablation, columns: Sequence[str], marks: Standing, *, rows: int | None = None
+) -> list[str]:
+    """Return what a reader must know to read a table: n, test, budget, reading, openings, marks.
+
+    Args:
+        ablation: of the study.
+        columns: that the table has.
+        marks: among the arms it shows.
+        rows: how many arms it shows; all by default.
+    """
+    shown = "" if rows in (None, len(ablation.arms)) else " shown"
+    bold = f"Bold: highest mean, above every other arm{shown} by seeds x test units at 95 %"
     if marks.best is None:
-        bold = "Nothing is bold: no arm is above every other one by seeds x test units at 95 %"
+        bold = f"Nothing is bold: no arm{shown} is above every other one by seeds x test units at 95 %"
     marked = [f"{bold}. Underlined: second mean"] if "score" in columns and marks.second else []
     return [*footnotes(ablation), budget_note(ablation), *marked, *ablation.stamps, *ablation.warnings]
 
@@ -152,10 +162,11 @@ def web(ablation: Ablation, arms: Sequence[ArmSummary], columns: Sequence[str], 
             for name in columns
         ]
         lines.append(f'<tr><th scope="row">{html.escape(arm.name)}</th>{"".join(cells)}</tr>')
-    notes = "".join(f"<li>{html.escape(note)}.</li>\n" for note in paper_notes(ablation, columns, marks))
+    notes = paper_notes(ablation, columns, marks, rows=len(arms))
+    items = "".join(f"<li>{html.escape(note)}.</li>\n" for note in notes)
     return (
         f"<table>\n<caption>{html.escape(caption(ablation))}</caption>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{chr(10).join(lines)}\n</tbody>\n</table>\n<ul>\n{notes}</ul>\n"
+        f"<tbody>\n{chr(10).join(lines)}\n</tbody>\n</table>\n<ul>\n{items}</ul>\n"
     )
 
 

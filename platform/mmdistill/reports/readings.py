@@ -23,6 +23,7 @@ from mmdistill.reports.evidence import (
     cells_by_arm,
     contrasted,
     mean_interval,
+    over_folds,
     paired,
     scheme_of,
 )
@@ -76,6 +77,23 @@ class Readings(NamedTuple):
         """Return the mean score of an arm with its 95 % interval over replicates."""
         found = self.arms.get(arm, Arm({}, None))
         return mean_interval(found, score=self.study["score"], scheme=self.schemes[arm])
+
+    def scheme_of_runs(self, arm: str) -> Scheme:
+        """Return what counts as one replicate of what confirmed runs hold, such as scores on validation rows.
+
+        That has no value per subject: where there are several folds, these are the replicates.
+        """
+        scheme, group = self.schemes[arm], self.groups[arm]
+        folds = {
+            run["fold"]
+            for other in group
+            for run in self.trials.get(other, ())
+            if run["phase"] in ("confirm", "test")
+        }
+        if scheme.replicate == "folds" or len(folds) < 2:
+            return scheme
+        has_holdout = any(one.tuning == "fixed_holdout" for one in self.declared if one.name in group)
+        return over_folds(len(folds), scheme.unit, has_holdout=has_holdout)
 
     def are_apart(self, arm: str, against: str) -> bool:
         """Return whether two arms ran on other folds, so that no pair can be shared."""

@@ -26,6 +26,7 @@ from mmdistill.reports.render_contributions import (
     contribution_sections,
     contribution_sentences,
 )
+from mmdistill.statistics import EXACT_UP_TO
 
 WIDTH = 200
 # What a spreadsheet would run as a formula.
@@ -133,8 +134,8 @@ def budget_lines(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
 
 
 _TESTS = {
-    "seeds": "t interval over seeds and exact sign-flip test over pairs",
-    "subjects": "seeds averaged within a subject; t interval and exact sign-flip test over subjects",
+    "seeds": "t interval over seeds and {test} over pairs",
+    "subjects": "seeds averaged within a subject; t interval and {test} over subjects",
     "folds": "seeds averaged within a fold; corrected resampled t over folds (Nadeau and Bengio)",
 }
 _TUNING = {
@@ -149,16 +150,16 @@ def footnotes(ablation: Ablation) -> list[str]:
     found = schemes(ablation)
     kinds = dict.fromkeys(scheme.replicate for scheme in found)
     units = " or ".join(dict.fromkeys(scheme.unit for scheme in found))
+    tests = [_TESTS[kind].format(test=_test(ablation, kind)) for kind in kinds]
     lines = [
         f"n counts {' or '.join(kinds)}; ± and [ ] are 95 % intervals: "
-        f"{'; or '.join(_TESTS[kind] for kind in kinds)}. [x {units}] resamples seeds and test {units} at "
-        "once (crossed bootstrap)",
+        f"{'; or '.join(tests)}. [x {units}] resamples seeds and test {units} at once (crossed bootstrap)",
         f"Verdict against {baseline_name(ablation)}, margin {ablation.margin:g}: equivalent if both 90 % "
-        "intervals are inside the margin; helps or harms if both 95 % intervals exclude 0 and the adjusted p "
-        "is < .05",
+        "intervals are inside the margin (two one-sided tests at .05, not adjusted); else helps or harms if "
+        "both 95 % intervals exclude 0 and the adjusted p is < .05",
         *_baseline_notes(ablation),
-        "Verdicts with * are exploratory: Benjamini-Hochberg within the table. Planned contrasts: Holm "
-        "within their family",
+        "Verdicts with * are exploratory: Benjamini-Hochberg over all unplanned comparisons with "
+        "baseline, reference and base. Planned contrasts: Holm within their family",
         "Reading: re-tuned, every arm has its own search. CPU-s: search, validation and confirmation with "
         "the teachers used. Best of n: lowest validation loss of the first n trials",
     ]
@@ -173,6 +174,21 @@ def footnotes(ablation: Ablation) -> list[str]:
         )
     lines += _tuning_notes(ablation, kinds)
     return [*lines, f"The test split was opened {ablation.openings} time(s)"]
+
+
+def _test(ablation: Ablation, kind: str) -> str:
+    """Return which test stands behind the p of the comparisons with one kind of replicates."""
+    claims = list(ablation.contrasts)
+    for arm in ablation.arms:
+        shown = (arm.against_baseline, arm.against_reference, arm.against_base)
+        claims += [claim for claim in shown if claim]
+    sizes = [claim.seeds.n for claim in claims if claim.scheme.replicate == kind and claim.seeds.n]
+    beyond = {n > EXACT_UP_TO for n in sizes}
+    if True not in beyond:
+        return "exact sign-flip test"
+    if False not in beyond:
+        return "Student's t test"
+    return f"sign-flip test (exact up to n = {EXACT_UP_TO}, Student's t beyond)"
 
 
 def budget_note(ablation: Ablation) -> str:

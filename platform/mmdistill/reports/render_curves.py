@@ -101,8 +101,8 @@ def curve_notes(curves: Curves) -> list[str]:
         notes.append(
             "Label curve: the share of the labels at which the student alone reaches an arm's mean, on the "
             "closest curve that never falls through its measured shares, straight in log(share); [ ] holds "
-            "every share at which arm and curve do not differ (95 %, t over pairs). <= and >= are the ends "
-            "of what was measured: nothing is extrapolated"
+            "every share at which arm and curve do not differ (95 %, t over what n counts). <= and >= are "
+            "the ends of what was measured: nothing is extrapolated"
         )
     gaps = [text for text in (_optimism(curves), _closed(curves)) if text]
     return [*notes, *(["; ".join(gaps)] if gaps else [])]
@@ -114,7 +114,7 @@ def _optimism(curves: Curves) -> str:
     worst = max(curves.optimism, key=lambda found: found.difference.mean)
     return (
         f"Validation minus test score: at most {worst.difference.mean:+z.3f} {ends(worst.difference)} "
-        f"({worst.arm})"
+        f"({worst.arm}, n = {worst.difference.n} {worst.replicate})"
     )
 
 
@@ -125,5 +125,5 @@ def _closed(curves: Curves) -> str:
     most, whose = max(found, key=lambda pair: pair[0].mean)
     return (
         f"largest share closed of the gap from {whose.against} to the teacher: {share_text(most)} "
-        f"({whose.arm}), on validation, where alone teachers are scored"
+        f"({whose.arm}, n = {most.n} {whose.replicate}), on validation, where alone teachers are scored"
     )

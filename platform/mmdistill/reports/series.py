@@ -44,12 +44,14 @@ def names_of_curves(epochs: pa.Table) -> list[str]:
     return sorted(pc.unique(epochs["name"].filter(pc.equal(epochs["phase"], "confirm"))).to_pylist())
 
 
-def bands(runs: Runs, epochs: pa.Table, name: str) -> dict[str, Band]:
+def bands(readings: Readings, runs: Runs, epochs: pa.Table, name: str) -> dict[str, Band]:
     """Return the band of one curve per arm; arms without the curve are left out.
 
-    As in the tables, seeds are averaged within a fold where folds are the replicates.
+    Seeds are averaged within a fold where there are several folds, and the interval is that of overlapping
+    folds, as for all scores on validation rows.
 
     Args:
+        readings: of the study.
         runs: from :func:`confirmed`.
         epochs: the table of the study.
         name: of the curve, e.g. ``validation/log_loss``.
@@ -59,8 +61,9 @@ def bands(runs: Runs, epochs: pa.Table, name: str) -> dict[str, Band]:
     for arm, mine in runs.items():
         values_RE = _by_run(here.filter(pc.equal(here["arm"], arm)), list(mine))
         if values_RE.size:
-            folds = [run["fold"] for run in mine.values()]
-            found[arm] = _band(values_RE if len(set(folds)) == 1 else _averaged(values_RE, folds))
+            scheme, folds = readings.scheme_of_runs(arm), [run["fold"] for run in mine.values()]
+            by_replicate = _averaged(values_RE, folds) if scheme.replicate == "folds" else values_RE
+            found[arm] = _band(by_replicate, scheme.test_share)
     return found
 
 
@@ -90,8 +93,8 @@ def _mean(values_RE: Array) -> Array:
     return mean_E
 
 
-def _band(values_RE: Array) -> Band:
-    points = [t_interval(column[~np.isnan(column)]) for column in values_RE.T]
+def _band(values_RE: Array, test_share: float) -> Band:
+    points = [t_interval(column[~np.isnan(column)], test_share=test_share) for column in values_RE.T]
     mean_E, low_E, high_E = (np.array([getattr(p, end) for p in points]) for end in ("mean", "low", "high"))
     return Band(mean_E, low_E, high_E, len(values_RE))
 

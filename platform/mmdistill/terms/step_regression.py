@@ -20,15 +20,15 @@ from mmdistill.terms.base import TERMS, AbstractTerm, Batch, Shapes, TermSetting
 class StepRegressionSettings(TermSettings):
     """Distance of the teacher's expected class value to its prediction, and of that to the student's.
 
-    ``low`` and ``high`` are the ends of the targets, in their units.
+    ``low`` and ``high`` are the ends of the targets, in standard deviations from their mean.
     """
 
     weight: Annotated[float, Field(ge=0), Tunable(low=0.03, high=3.0, log=True)] = 1.0
     inside: Annotated[float, Field(ge=0), Tunable(low=0.1, high=10.0, log=True)] = 1.0
     distance: Distance = "mse"
     bins: Annotated[int, Field(ge=2)] = 7
-    low: float = -1.0
-    high: float = 1.0
+    low: float = -2.0
+    high: float = 2.0
     teacher_gradient: bool = False
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ def names_of_curves(sources: Sources) -> list[str]:
 
 def bands(sources: Sources, name: str) -> dict[str, Band]:
     """Return the band of one curve per arm, over its confirmed runs; arms without the curve are left out."""
-    return series.bands(sources.confirmed(), sources.tables["epochs"], name)
+    return series.bands(sources.readings, sources.confirmed(), sources.tables["epochs"], name)
 
 
 def all_bands(sources: Sources, names: list[str]) -> dict[str, Mapping[str, Band]]:

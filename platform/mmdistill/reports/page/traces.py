@@ -62,7 +62,7 @@ def hyperparameters(ablation: Ablation, searches: Callable[[], Sequence[Search]]
 def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return how the validation score grew, each arm beside its baseline."""
     metric = CRITERIA[readings.study["task"]].metric
-    found = bands(confirmed(readings), epochs, f"validation/{metric}")
+    found = bands(readings, confirmed(readings), epochs, f"validation/{metric}")
     if not found:
         return None
     against = {arm.name: arm.baseline for arm in readings.declared}
@@ -112,7 +112,7 @@ def selection_shares(readings: Readings, epochs: pa.Table) -> Section | None:
     """Return which teacher each arm chose, epoch by epoch."""
     names = [name for name in names_of_curves(epochs) if name.startswith(SELECTION)]
     runs = confirmed(readings)
-    shares = {name.removeprefix(SELECTION): bands(runs, epochs, name) for name in names}
+    shares = {name.removeprefix(SELECTION): bands(readings, runs, epochs, name) for name in names}
     arms = [arm for arm in runs if any(arm in found for found in shares.values())]
     if not arms:
         return None

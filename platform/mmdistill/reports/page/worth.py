@@ -95,7 +95,7 @@ def gaps(curves: Curves) -> Section | None:
         [
             gap.arm,
             gap.teacher,
-            str(gap.gap.n),
+            f"{gap.gap.n} {gap.replicate}",
             ends_of(gap.gap),
             share_text(gap.share) if gap.share else gap.reason or "",
         ]
@@ -128,7 +128,9 @@ def optimism(curves: Curves, ablation: Ablation) -> Section | None:
         caption="Above 0 validation flattered the arm: it chose the settings and the epoch. Confirmed runs, "
         "95 % interval.",
     )
-    rows = [[arm, ends_of(interval), str(interval.n)] for arm, interval in found.items()]
+    rows = [
+        [gap.arm, ends_of(gap.difference), f"{gap.difference.n} {gap.replicate}"] for gap in curves.optimism
+    ]
     grid = Grid("Validation minus test", ["arm", "validation minus test", "n"], rows, folded=True)
     return Section("optimism", "Did validation flatter?", [*drawn, grid])
 
