@@ -150,6 +150,27 @@ def too_few(n: int, family: int) -> str | None:
     )
 
 
+def too_few_alone(n: int, family: int) -> str | None:
+    """Return why one true effect among unplanned comparisons on ``n`` pairs cannot pass; None where it can.
+
+    Args:
+        n: pairs of each exact sign-flip test.
+        family: comparisons that Benjamini-Hochberg adjusts together.
+    """
+    smallest = smallest_p(n)
+    # The k-th smallest of them is multiplied by family / k.
+    together = math.floor(smallest * family / ALPHA) + 1
+    if together < 2:
+        return None
+    enough = next(more for more in range(n + 1, 64) if smallest_p(more) * family < ALPHA)
+    needed = f"unless {together} are that clear together" if together <= family else "nor could all together"
+    return (
+        f"With n = {n} no p can be below {smallest:.2g}: one true effect alone among the {family} unplanned "
+        f"comparison(s) cannot pass Benjamini-Hochberg, {needed}; plan the contrasts that matter, or take "
+        f"n = {enough}"
+    )
+
+
 def detectable_difference(
     n: int, *, level: float = ALPHA, power: float = 0.8, test_share: float = 0.0
 ) -> float:

@@ -191,3 +191,10 @@ def too_few(claims: Sequence[Claim]) -> str | None:
     """Return a warning if the exact test of few replicates cannot reach .05 with the smallest n planned."""
     exact = [claim.seeds.n for claim in claims if claim.seeds.n and claim.scheme.replicate != "folds"]
     return statistics.too_few(min(exact), len(claims)) if exact else None
+
+
+def too_few_alone(claims: Sequence[Claim]) -> str | None:
+    """Return a warning if one unplanned claim alone cannot pass its adjustment, with the smallest n."""
+    unplanned = {frozenset({claim.arm, claim.against}): claim for claim in claims if claim.question is None}
+    exact = [c.seeds.n for c in unplanned.values() if c.seeds.n and c.scheme.replicate != "folds"]
+    return statistics.too_few_alone(min(exact), len(unplanned)) if exact else None
