@@ -1,4 +1,4 @@
-"""Every exception this package raises on purpose.
+"""Every exception that leaves this package on purpose.
 
 MmdistillError
 ├── InputError            what the user gave is wrong; carries every problem found, exit code 2
@@ -7,9 +7,13 @@ MmdistillError
 │   ├── DataError         files or arrays do not have the promised form
 │   └── QueryError        an SQL statement is refused or fails
 ├── NumericsError         a loss or a transport plan was asked for something without a meaning
-└── StudyError            a study folder cannot be used as asked, exit code 1
-    ├── LockedError       another driver is running the study
-    └── ConflictError     a name that may be written once already holds something else
+├── StudyError            a study folder cannot be used as asked, exit code 1
+│   ├── LockedError       another driver is running the study
+│   └── ConflictError     a name that may be written once already holds something else
+└── Interrupted           the user ended a run; in :mod:`mmdistill.cluster.launch`
+
+A figure that has nothing to show raises ``NothingToDrawError``, which becomes a reason or an InputError
+before it leaves :mod:`mmdistill.reports.figures`.
 """
 
 from collections.abc import Sequence

@@ -35,9 +35,11 @@ def test_table_takes_rows_columns_and_a_metric(call, finished):
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["arm", "log-loss", "n"]
     assert len(lines) == 3
     data = call("table", finished, "--columns", "score", "--metric", "log_loss", "--json").json
-    assert [set(row) for row in data["rows"]] == [{"arm", "log_loss", "log_loss_low", "log_loss_high"}] * 2
+    assert [set(row) for row in data["rows"]] == [
+        {"arm", "log_loss", "log_loss_low", "log_loss_high", "stamps"}
+    ] * 2
     line = call("table", finished, "--format", "csv", "--rows", "hinton", "--columns", "n").out
-    assert line == "arm,replicate,n\nhinton,seeds,2\n"
+    assert line == "arm,replicate,n,stamps\nhinton,seeds,2,\n"
 
 
 def test_table_names_every_wrong_name_at_once(call, finished):

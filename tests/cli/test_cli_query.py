@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 
 import pyarrow as pa
@@ -106,7 +107,14 @@ def test_the_time_limit_is_the_users(call, finished):
         "the query was stopped after 0.2 s; aggregate or filter earlier, or allow more with --limit"
         in answer.err
     )
-    assert call("query", finished, "SELECT 1", "--limit", "0").code == 2
+
+
+@pytest.mark.parametrize("limit", ["0", "nan", "1e10", "inf"])
+def test_a_time_limit_beyond_a_day_or_below_a_moment_is_refused(call, finished, limit):
+    answer = call("query", finished, "SELECT 1", "--limit", limit)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.lines
+    assert re.match(r"mmdistill: Invalid value .* for --limit\. Must be (> 0|<= 86400)\.", line)
 
 
 def test_the_schema_is_printed(call):

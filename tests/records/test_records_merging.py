@@ -1,13 +1,13 @@
 """Studies from several machines side by side: all of them whole, or nothing."""
 
-import json
 import shutil
 
 import pytest
 
 from mmdistill.errors import InputError
 from mmdistill.records.audit import audit
-from mmdistill.records.merging import merge, origins_of
+from mmdistill.records.merging import merge
+from mmdistill.records.sealed import unseal
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact, content_hash, latest
 
@@ -41,11 +41,11 @@ def test_studies_are_copied_whole_and_their_origins_recorded(make, tmp_path):
         ("one", "alpha", True),
         ("two", "beta", True),
     ]
-    assert origins_of(output) == origins
     assert origins[1].git_commit == "c0ffee"
     assert origins[0].source == str(one)
     assert origins[0].content_hash == content_hash(latest(StudyFolder.open(output / "one")))
-    record = json.loads((output / "origins.json").read_text())
+    record = unseal(output / "origins.json", (output / "origins.json").read_bytes())
+    assert record["studies"] == [origin._asdict() for origin in origins]
     assert record["command"] == "mmdistill merge all a/one --token ***"
     assert record["merged_at"]
     for name, root in (("one", one), ("two", two)):

@@ -8,13 +8,14 @@ import math
 import numpy as np
 import pytest
 
+from mmdistill.cli.printing import plain
 from mmdistill.reports.ablation import summarise_tables
 from mmdistill.reports.arms import Declared
 from mmdistill.reports.contributions import contributions, interaction_weights, shapley_weights
 from mmdistill.reports.evidence import Arm, Scheme, contrasted
 from mmdistill.reports.lattices import games_of
 from mmdistill.reports.readings import readings_of
-from mmdistill.reports.render import as_json, markdown
+from mmdistill.reports.render import markdown
 from mmdistill.reports.render_contributions import harm_table
 from mmdistill.statistics import t_interval
 
@@ -139,7 +140,7 @@ def test_helpful_harmful_and_useless_teachers_are_named_as_such(planted):
     text = " ".join(markdown(ablation).split())
     for sentence in lattice.sentences:
         assert f"- {sentence}" in text
-    loaded = json.loads(as_json(ablation))["lattices"][0]
+    loaded = plain(ablation)["lattices"][0]
     assert loaded["parts"][1]["add_one"]["claim"]["verdict"] == "harms"
 
 
@@ -226,6 +227,26 @@ def test_a_planned_contrast_stays_what_it_was_planned_as_either_way_round(plante
     assert (claim.seeds.low, claim.seeds.high) == (-turned.seeds.high, -turned.seeds.low)
     assert claim.adjusted_p == turned.adjusted_p
     assert claim.seeds == readings_of(planted.tables()).compare(claim.arm, claim.against).seeds
+
+
+def test_what_was_planned_after_an_opening_is_marked_wherever_it_stands(planted, rows_of):
+    everything = name_of(PARTS)
+    late = {"question": "Audio?", "arm": everything, "against": name_of({"decoy", "static"}), "revision": 2}
+    arms = [
+        arm | {"prices": {"audio": 2.0}} | ({"revision": 2} if arm["name"] == everything else {})
+        for arm in json.loads(planted.study.arms_json)
+    ]
+    planted.study = dataclasses.replace(
+        planted.study, contrasts_json=json.dumps([late]), arms_json=json.dumps(arms), revision=2
+    )
+    planted.openings = [
+        dataclasses.replace(row, opening=1 + (row.arm == everything)) for row in planted.openings
+    ]
+    # Without the parts alone there is no Shapley value, and a price counts the planned contrast.
+    without(planted, *({part} for part in PARTS))
+    text = markdown(summarise_tables(planted.tables()))
+    assert rows_of(text, "modality")[0]["verdict"] == "helps ^1"
+    assert rows_of(text, "price list")[0]["verdict on the gain"] == "helps ^1"
 
 
 def test_add_one_is_the_very_claim_of_the_table(planted):

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +15,13 @@ from mmdistill.errors import InputError
 from mmdistill.records.rows import EpochRow, arrow_table
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
-from mmdistill.reports.figures.base import FIGURES, Sources
+from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
 from mmdistill.reports.figures.drawing import draw, kinds
 from mmdistill.reports.figures.over_epochs import bands
-from mmdistill.reports.figures.style import paper_style, shown, text_on
+from mmdistill.reports.figures.style import MARKERS, paper_style, shown, text_on
 from mmdistill.reports.readings import readings_of
 from mmdistill.reports.series import reliability
-from mmdistill.statistics import t_interval
+from mmdistill.statistics import Verdict, t_interval
 
 STORE = Path(__file__).parents[1] / "golden" / "store"
 
@@ -124,6 +125,27 @@ def test_the_forest_shows_the_intervals_and_verdicts_of_the_table(made):
     assert (margin.x0, margin.x1) == pytest.approx((-0.005, 0.005))
 
 
+def before(made, *phases):
+    made.trials = [run for run in made.trials if run.phase not in phases]
+    made.predictions, made.openings = [], []
+    return Sources(made.tables())
+
+
+def test_before_the_test_no_difference_is_drawn_as_one_that_was_judged(made):
+    figure = drawn("forest", before(made, "test"))[""]
+    judged = {MARKERS[verdict] for verdict in get_args(Verdict)}
+    markers = {line.get_marker() for line in figure.axes[0].lines} - {"None"}
+    assert markers
+    assert not markers & judged
+    (legend,) = figure.legends
+    assert "not judged" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_of_one_trial_each_there_is_no_forest_as_on_the_page(made):
+    with pytest.raises(NothingToDrawError, match="of one trial each, no comparison holds"):
+        drawn("forest", before(made, "confirm", "test"))
+
+
 def test_bands_are_student_t_over_the_runs_of_an_arm(new_study, new_trial):
     study = new_study(["student_only"])
     values = np.array([[0.1, 0.5, 0.6], [0.3, 0.4, 0.9], [0.2, 0.6, 0.6]])
@@ -200,6 +222,20 @@ def test_calibration_names_the_error_of_the_table(made):
     sources.readings = sources.readings._replace(study=regression)
     with pytest.raises(Exception, match="predicted targets have no confidence"):
         drawn("calibration", sources)
+
+
+def test_calibration_leaves_out_what_diverged_like_the_table_does(made):
+    made.trials = [
+        dataclasses.replace(run, status="diverged")
+        if run.arm == "student_only" or run.trial_id == "hinton-test-0-0"
+        else run
+        for run in made.trials
+    ]
+    sources = Sources(made.tables())
+    panels = [axes for axes in drawn("calibration", sources)[""].axes if axes.get_visible()]
+    assert [axes.get_title().split("\n")[0] for axes in panels] == ["self_distillation", "hinton"]
+    # The diagonal, a thin line per run, and all runs together.
+    assert [len(axes.lines) for axes in panels] == [12, 11]
 
 
 def lattice_study(new_study, parts):
@@ -284,6 +320,7 @@ def matrices(arm, names=("student", "teacher", "plan")):
     return pa.Table.from_pylist(
         [
             {
+                "trial_id": f"{arm}-confirm-{seed}-0",
                 "arm": arm,
                 "fold": 0,
                 "seed_index": seed,
@@ -309,6 +346,33 @@ def test_similarities_of_one_run_stand_beside_its_plan(made):
     ]
     assert np.array_equal(pictures[0].images[0].get_array(), first)
     assert [text.get_text() for text in pictures[0].get_xticklabels()] == ["0", "1"]
+
+
+def test_arms_with_names_almost_alike_leave_a_file_each(new_study, tmp_path):
+    arms = ["mt_pkdot-transport", "mt_pkdot@transport", "a b", "A/b"]
+    study = new_study(["student_only", *arms], reference=None)
+    study.fill(dict.fromkeys(arms, 0.5), seeds=2, rows=4)
+    tables = study.tables() | {"matrices": pa.concat_tables([matrices(arm, ["teacher"]) for arm in arms])}
+    found = draw(Sources(tables), tmp_path, ["similarity"]).files
+    assert [file.stem for file in found[::2]] == [
+        "similarity_mt_pkdot-transport",
+        "similarity_mt_pkdot@transport",
+        "similarity_a_b",
+        "similarity_A_b_2",
+    ]
+    assert len({(tmp_path / file.name).read_bytes() for file in found}) == len(found) == 2 * len(arms)
+
+
+def test_the_run_that_is_shown_did_not_diverge(made):
+    made.trials = [
+        dataclasses.replace(run, status="diverged") if run.trial_id == "hinton-confirm-0-0" else run
+        for run in made.trials
+    ]
+    lines = matrices("hinton")
+    (figure,) = drawn("similarity", Sources(made.tables() | {"matrices": lines})).values()
+    second = [row["values"] for row in lines.to_pylist() if row["matrix"] == "student" and row["seed_index"]]
+    assert np.array_equal(figure.axes[0].images[0].get_array(), second)
+    assert "repetition 1" in figure.get_supxlabel()
 
 
 @pytest.mark.parametrize("lines", [None, matrices("hinton", ["student"])])

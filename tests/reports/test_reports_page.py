@@ -82,6 +82,11 @@ def charts_in(text):
     return json.loads(re.search(r'id="charts">(.*?)</script>', text, re.DOTALL)[1])
 
 
+def domain_of_learning_curves(text):
+    spec = charts_in(text)["charts"]["learning curves"]["spec"]
+    return spec["layer"][0]["encoding"]["y"]["scale"]["domain"]
+
+
 @pytest.fixture(scope="module")
 def told(telling):
     return telling()
@@ -198,15 +203,26 @@ def test_a_regression_has_learning_curves_of_its_ccc_and_no_calibration(new_stud
     ]
     rows = [
         EpochRow(
-            trial_id=run.trial_id, arm=run.arm, phase="confirm", epoch=0, name="validation/ccc", value=0.5
+            trial_id=run.trial_id, arm=run.arm, phase="confirm", epoch=e, name="validation/ccc", value=value
         )
         for run in made.trials
         if run.phase == "confirm"
+        for e, value in enumerate((-0.3, *np.linspace(0.2, 0.8, 49)))
     ]
     tables = made.tables() | {"epochs": arrow_table(EpochRow, rows)}
-    assert {"learning", "calibration"} & set(
-        re.findall(r'<section id="(\w+)"', page(answers_of(tables)))
-    ) == {"learning"}
+    text = page(answers_of(tables))
+    assert {"learning", "calibration"} & set(re.findall(r'<section id="(\w+)"', text)) == {"learning"}
+    low, high = domain_of_learning_curves(text)
+    # The best epochs are at the top, the first one is below what is drawn.
+    assert -0.3 < low < 0.3
+    assert high == pytest.approx(0.8)
+
+
+def test_learning_curves_of_a_loss_are_cut_at_the_top(told, text):
+    means = [row["mean"] for panel in charts_in(text)["charts"]["learning curves"]["panels"] for row in panel]
+    low, high = domain_of_learning_curves(text)
+    assert low == pytest.approx(min(means))
+    assert high < max(means)
 
 
 def test_hostile_names_leave_the_page_as_it_is(telling, told):

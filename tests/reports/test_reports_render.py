@@ -3,17 +3,17 @@
 import csv
 import dataclasses
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmdistill.cli.printing import plain
 from mmdistill.records.finals import Final
 from mmdistill.records.study import StudyFolder
 from mmdistill.reports.ablation import summarise, summarise_tables
 from mmdistill.reports.query import query
-from mmdistill.reports.render import as_csv, as_json, markdown
+from mmdistill.reports.render import as_csv, markdown
 from mmdistill.reports.status import status, status_of_tables
 
 GOLDEN = Path(__file__).with_name("quick_table.md")
@@ -71,7 +71,7 @@ def test_the_three_forms_agree(made):
     ablation = summarise_tables(made.tables())
     shown = rows_of(markdown(ablation), "arm ")
     lines = list(csv.DictReader(io.StringIO(as_csv(ablation))))
-    loaded = json.loads(as_json(ablation))["arms"]
+    loaded = plain(ablation)["arms"]
     assert len(shown) == len(lines) == len(loaded) == 3
     for cells, line, arm in zip(shown, lines, loaded, strict=True):
         assert cells["arm"] == line["arm"] == arm["name"]
@@ -126,7 +126,7 @@ def test_text_cannot_be_a_formula_in_a_spreadsheet(new_study):
 def test_json_has_null_where_there_is_no_number(new_study):
     made = new_study(["student_only", "hinton"], contrasts=[("Better?", "hinton", "student_only")])
     made.add_test("student_only", 0, [True, False])
-    loaded = json.loads(as_json(summarise_tables(made.tables())))
+    loaded = plain(summarise_tables(made.tables()))
     assert loaded["arms"][0]["score"] == {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert loaded["contrasts"][0]["seeds"]["mean"] is None
 

@@ -1,6 +1,7 @@
 """One table in every format: the same numbers, names as they are, bold only where the data support it."""
 
 import csv
+import dataclasses
 import html
 import io
 import json
@@ -8,15 +9,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mmdistill.cli.printing import plain
+from mmdistill.cli.table import Layout, show_table
 from mmdistill.errors import UnknownNameError
 from mmdistill.reports.ablation import summarise_readings, summarise_tables
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.paper import STANDALONE, escaped, latex, web
 from mmdistill.reports.readings import readings_of
-from mmdistill.reports.render import as_csv, as_json, exact, grid
+from mmdistill.reports.render import as_csv, exact, grid
 from mmdistill.reports.standing import Standing, standing
 
 HOSTILE = r'a_b&c%d$e#f{g}h~i^j\k<b>"ü中±</td>'
@@ -56,7 +60,7 @@ def test_every_format_has_the_same_numbers(made):
     columns = ["score", "minus_baseline", "minus_reference", "log_loss", "calibration_error", "worst_class"]
     printed = tables_of(readings, columns)
     lines = {line["arm"]: line for line in csv.DictReader(io.StringIO(as_csv(ablation)))}
-    summary = {arm["name"]: arm for arm in json.loads(as_json(ablation))["arms"]}
+    summary = {arm["name"]: arm for arm in plain(ablation)["arms"]}
     for arm in ablation.arms:
         line, found = lines[arm.name], summary[arm.name]
         half = float(line["accuracy_high"]) - float(line["accuracy"])
@@ -154,10 +158,11 @@ def test_chosen_columns_keep_their_exact_values(made):
         "minus_baseline_adjusted_p",
         "verdict",
         "planned",
+        "stamps",
     ]
     assert some == {key: whole[key] for key in some}
     lines = list(csv.DictReader(io.StringIO(as_csv(ablation, ablation.arms[:1], ["n"]))))
-    assert lines == [{"arm": "student_only", "replicate": "seeds", "n": "10"}]
+    assert lines == [{"arm": "student_only", "replicate": "seeds", "n": "10", "stamps": ""}]
 
 
 def test_every_column_has_a_cell_and_exact_values_for_every_arm(made):
@@ -165,7 +170,8 @@ def test_every_column_has_a_cell_and_exact_values_for_every_arm(made):
     for name, column in COLUMNS.items():
         for arm in ablation.arms:
             assert column.cell(arm, ablation).text
-            assert len(exact(arm, ablation, [name])) == 1 + len(column.keys)
+            assert exact(arm, ablation, [name]).keys() >= {"arm", "stamps"}
+            assert len(exact(arm, ablation, [name])) == 2 + len(column.keys)
 
 
 def test_another_metric_has_means_and_differences_but_no_verdict(made):
@@ -178,7 +184,31 @@ def test_another_metric_has_means_and_differences_but_no_verdict(made):
     assert "log_loss is not the score the study is about" in ablation.warnings[0]
     same = summarise_readings(readings_of(made.tables(), "accuracy"))
     # Intervals that do not exist are NaN, which equals nothing.
-    assert as_json(same) == as_json(summarise_tables(made.tables()))
+    assert plain(same) == plain(summarise_tables(made.tables()))
+
+
+@pytest.mark.parametrize("columns", [[], ["n"]])
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_every_format_says_what_every_table_must_say(made, commit, tmp_path, capsys, layout, columns):
+    made.study = dataclasses.replace(made.study, tuning="shared")
+    commit(tmp_path / "study", made)
+    show_table(tmp_path / "study", layout, rows=["hinton"], columns=columns)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "winners were searched in fold 0 alone" in printed
+
+
+def test_the_notes_of_json_are_those_of_the_markdown(made, commit, tmp_path, capsys):
+    made.trials = [run for run in made.trials if run.phase == "search"]
+    commit(tmp_path / "study", made)
+    printed = {}
+    for layout in ("markdown", "json"):
+        show_table(tmp_path / "study", layout, rows=["hinton"])
+        printed[layout] = capsys.readouterr().out
+    notes = json.loads(printed["json"])["notes"]
+    assert [line for line in printed["markdown"].splitlines() if line.startswith("- ")] == [
+        f"- {note}." for note in notes
+    ]
+    assert any("nothing repeated yet" in note for note in notes)
 
 
 def test_an_unknown_metric_is_named_with_the_nearest(made):

@@ -145,7 +145,11 @@ def query(
     ] = "table",
     output: Annotated[Path | None, Parameter(help="File to write the rows to; stdout by default.")] = None,
     limit: Annotated[
-        float, Parameter(validator=Number(gt=0), help="Seconds after which the query is stopped.")
+        float,
+        Parameter(
+            validator=Number(gt=0, lte=86400),
+            help="Seconds after which the query is stopped, at most those of a day.",
+        ),
     ] = 30.0,
     as_json: AsJson = False,
 ) -> int:

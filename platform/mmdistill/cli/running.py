@@ -1,7 +1,6 @@
 """`mmdistill run`: from a study file to a table; run again, only what is missing is computed."""
 
 import functools
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,6 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import compact, latest
 from mmdistill.reports.answers import answers_of
 from mmdistill.reports.query import query
-from mmdistill.reports.render import as_json as ablation_json
 from mmdistill.reports.render_curves import with_curves
 from mmdistill.studies.lanes import lanes_on_record, with_lanes
 from mmdistill.studies.provenance import study_row
@@ -203,8 +201,7 @@ def _print(root: Path, failed: Mapping[str, str], *, as_json: bool) -> None:
         _say_failures(failed)
     if as_json:
         paths = {"study": root, "tables": root / "compact", "tensorboard": root / "tensorboard", **written}
-        table = json.loads(ablation_json(answers.ablation))
-        print_json({"table": table, "price": price, "failed_orders": dict(failed), "paths": paths})
+        print_json({"table": answers.ablation, "price": price, "failed_orders": dict(failed), "paths": paths})
         return
     print(with_curves(answers.ablation, answers.curves))
     if price is not None:

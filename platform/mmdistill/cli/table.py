@@ -1,7 +1,6 @@
 """`mmdistill table`: the verdicts and the ablation table, for people, programs and papers."""
 
 import fnmatch
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from mmdistill.reports.arms import arm_names
 from mmdistill.reports.columns import COLUMNS, usual
 from mmdistill.reports.paper import STANDALONE, caption, latex, paper_notes, web
 from mmdistill.reports.readings import Readings, readings_of
-from mmdistill.reports.render import as_csv, as_json, exact, footnotes, grid
+from mmdistill.reports.render import as_csv, exact, grid
 from mmdistill.reports.render_curves import Curves, curves_of, with_curves
 from mmdistill.reports.standing import Standing, standing
 
@@ -108,7 +107,7 @@ def say_merged(known: Mapping[str, str], names: Sequence[str]) -> None:
 
 def _print_all(ablation: Ablation, layout: Layout, curves: Curves | None) -> None:
     if layout == "json":
-        print_json(json.loads(as_json(ablation)) | {"curves": curves})
+        print_json(ablation._asdict() | {"curves": curves})
     elif layout == "csv":
         print(as_csv(ablation), end="")
     else:
@@ -126,15 +125,15 @@ def _print_some(
 ) -> None:
     by_name = {arm.name: arm for arm in ablation.arms}
     arms = [by_name[name] for name in names]
+    notes = paper_notes(ablation, columns or (), Standing(None, None))
     if layout == "csv":
         print(as_csv(ablation, arms, columns), end="")
     elif layout == "json":
         lines = [exact(arm, ablation, columns) for arm in arms]
-        print_json({"title": caption(ablation), "rows": lines, "notes": footnotes(ablation)})
+        print_json({"title": caption(ablation), "rows": lines, "notes": notes})
     elif layout == "markdown":
-        marks = Standing(None, None)
-        notes = "\n".join(f"- {note}." for note in paper_notes(ablation, columns or (), marks))
-        print(f"# {caption(ablation)}\n\n{grid(ablation, arms, columns or usual(ablation))}\n\n{notes}")
+        listed = "\n".join(f"- {note}." for note in notes)
+        print(f"# {caption(ablation)}\n\n{grid(ablation, arms, columns or usual(ablation))}\n\n{listed}")
     else:
         marks = Standing(None, None) if readings.is_beside else standing(readings, names)
         render = latex if layout == "latex" else web

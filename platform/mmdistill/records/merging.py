@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mmdistill.errors import InputError, MmdistillError, Problem
 from mmdistill.records.audit import audit
-from mmdistill.records.sealed import seal, unseal
+from mmdistill.records.sealed import seal
 from mmdistill.records.store import put_if_absent
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import content_hash, latest
@@ -82,18 +82,6 @@ def merge(output: Path, studies: Sequence[Path], command: str) -> list[Origin]:
         raise InputError(problems)
     _copy(output, origins, command)
     return origins
-
-
-def origins_of(folder: Path) -> list[Origin]:
-    """Return where the studies in a merged folder came from; none if it is no such folder.
-
-    Raises:
-        StudyError: if the record is torn or was altered.
-    """
-    path = folder / ORIGINS
-    if not path.is_file():
-        return []
-    return [Origin(**entry) for entry in unseal(path, path.read_bytes())["studies"]]
 
 
 def _of_output(output: Path) -> Iterator[Problem]:

@@ -227,7 +227,15 @@ class StudyFolder:
         error: str | None = None,
         cpu_s: float | None = None,
     ) -> bool:
-        """Record how an attempt ended, ``complete`` or ``failed``; return False if it had ended before."""
+        """Record how an attempt ended; return False if it had ended before.
+
+        Args:
+            order_id: of the order.
+            attempt: number from :meth:`begin_attempt`.
+            outcome: ``complete``, ``failed``, ``storage`` (the disk could not be used) or ``hung``.
+            error: why, in one line.
+            cpu_s: CPU seconds it took, where known.
+        """
         error = None if error is None else redacted(error)
         end = {"ended_at": datetime.now(UTC).isoformat(), "outcome": outcome, "error": error, "cpu_s": cpu_s}
         return self._attempts.put(f"{order_id}.{attempt}.end", end)

@@ -114,7 +114,7 @@ def summarise(root: Path) -> Ablation:
 
 
 def summarise_tables(tables: Mapping[str, pa.Table]) -> Ablation:
-    """Return the ablation of a study from its seven tables."""
+    """Return the ablation of a study from its tables."""
     return summarise_readings(readings_of(tables))
 
 

@@ -30,7 +30,7 @@ class Cell(NamedTuple):
         return f"{self.lead} {self.rest}".strip()
 
 
-class Section(NamedTuple):
+class TextTable(NamedTuple):
     """A table beside that of the arms.
 
     Attributes:

@@ -64,7 +64,7 @@ class Interaction(NamedTuple):
     effect: Effect
 
 
-class Cell(NamedTuple):
+class Subset(NamedTuple):
     """A subset of the parts and its arm; None where the study has none."""
 
     parts: tuple[str, ...]
@@ -93,7 +93,7 @@ class Lattice(NamedTuple):
     none: str | None
     beside: tuple[str, ...]
     frozen: str | None
-    cells: tuple[Cell, ...]
+    cells: tuple[Subset, ...]
     whole: Effect
     parts: tuple[Part, ...]
     interactions: tuple[Interaction, ...]
@@ -253,7 +253,7 @@ def _lattice(readings: Readings, game: Game, effects: Mapping[_Key, Effect]) -> 
         beside=game.beside,
         frozen=game.frozen,
         cells=tuple(
-            Cell(tuple(name for name in game.parts if name in one), game.arms.get(one))
+            Subset(tuple(name for name in game.parts if name in one), game.arms.get(one))
             for one in _subsets(game.parts)
         ),
         whole=effects["whole",],

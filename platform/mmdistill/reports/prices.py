@@ -11,7 +11,7 @@ Measure = Literal["shapley", "leave_one_out", "add_one"]
 MEASURES: tuple[Measure, ...] = ("shapley", "leave_one_out", "add_one")
 
 
-class Price(NamedTuple):
+class GainPerCost(NamedTuple):
     """A modality with its price; gains are score per one unit of cost.
 
     Attributes:
@@ -41,7 +41,7 @@ class PriceList(NamedTuple):
 
     unit: str
     measure: Measure | None
-    prices: tuple[Price, ...]
+    prices: tuple[GainPerCost, ...]
     unpriced: tuple[str, ...]
 
 
@@ -67,8 +67,8 @@ def price_list(
     )
 
 
-def _price(part: str, cost: float, claim: Claim) -> Price:
-    return Price(part, cost, claim, _divided(claim.seeds, cost), _divided(claim.crossed, cost))
+def _price(part: str, cost: float, claim: Claim) -> GainPerCost:
+    return GainPerCost(part, cost, claim, _divided(claim.seeds, cost), _divided(claim.crossed, cost))
 
 
 def _divided(interval: Interval, cost: float) -> Interval:

@@ -133,7 +133,7 @@ def readings_of(tables: Mapping[str, pa.Table], metric: str | None = None) -> Re
     """Return what the tables of a study hold for its ablation, as far as it has come.
 
     Args:
-        tables: all seven.
+        tables: all of the study.
         metric: what to read in place of the study's score, which it is by default.
 
     Raises:

@@ -1,15 +1,13 @@
-"""The ablation as text: Markdown for people, CSV for spreadsheets, JSON for programs; one set of numbers."""
+"""The ablation as text: Markdown for people, CSV for spreadsheets; one set of numbers."""
 
 import csv
 import io
-import json
 import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import NOTHING, Section, difference, judged, number
+from mmdistill.reports.cells import NOTHING, TextTable, difference, judged, number
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import (
     COLUMNS,
@@ -33,7 +31,7 @@ WIDTH = 200
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def markdown(ablation: Ablation, *, sections: Sequence[Section] = (), notes: Sequence[str] = ()) -> str:
+def markdown(ablation: Ablation, *, sections: Sequence[TextTable] = (), notes: Sequence[str] = ()) -> str:
     """Return sentences, warnings, tables of arms, changes and budgets, and footnotes; at most 200 wide.
 
     Args:
@@ -271,12 +269,12 @@ def as_csv(
 
 
 def exact(arm: ArmSummary, ablation: Ablation, columns: Sequence[str] | None = None) -> dict[str, object]:
-    """Return the values of an arm with full precision, those behind some columns or all of them."""
+    """Return the values of an arm with full precision, those behind some columns or all, and the stamps."""
     line = _csv_line(arm, ablation)
     if columns is None:
         return line
     keys = [key.format(score=ablation.score_name) for name in columns for key in COLUMNS[name].keys]
-    return {key: line[key] for key in dict.fromkeys(["arm", *keys])}
+    return {key: line[key] for key in dict.fromkeys(["arm", *keys, "stamps"])}
 
 
 def _safe(value: object) -> object:
@@ -339,16 +337,3 @@ def _csv_claim(name: str, claim: Claim | None) -> dict[str, object]:
         f"minus_{name}_p": claim.p if claim else None,
         f"minus_{name}_adjusted_p": claim.adjusted_p if claim else None,
     }
-
-
-def as_json(ablation: Ablation) -> str:
-    """Return everything the summary holds as JSON; null for what was not measured or has no interval."""
-    return json.dumps(_plain(ablation), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        return {key: _plain(entry) for key, entry in value._asdict().items()}
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

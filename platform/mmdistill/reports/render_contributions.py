@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from mmdistill.reports.ablation import Ablation
-from mmdistill.reports.cells import NOTHING, Section, difference
-from mmdistill.reports.claims import Claim
+from mmdistill.reports.cells import NOTHING, TextTable, difference, judged
 from mmdistill.reports.columns import shortened
 from mmdistill.reports.contributions import Effect, Lattice, Part, finding, told
 from mmdistill.reports.harm import HarmSet, Slice
-from mmdistill.reports.prices import Measure, Price, PriceList
+from mmdistill.reports.prices import GainPerCost, Measure, PriceList
 from mmdistill.statistics import Verdict
 
 HARM_NOTE = (
@@ -45,7 +44,7 @@ def contribution_sentences(ablation: Ablation) -> list[str]:
     ]
 
 
-def contribution_sections(ablation: Ablation) -> list[Section]:
+def contribution_sections(ablation: Ablation) -> list[TextTable]:
     """Return the tables of each lattice, then one of the arms in them that turn a row; none without."""
     found = [table for lattice in ablation.lattices for table in lattice_tables(lattice)]
     sets = [one for one in _harm_sets(ablation) if one.harmed.rows or one.rescued.rows]
@@ -57,7 +56,7 @@ def _harm_sets(ablation: Ablation) -> list[HarmSet]:
     return [one for one in ablation.harm if one.arm in arms]
 
 
-def lattice_tables(lattice: Lattice) -> list[Section]:
+def lattice_tables(lattice: Lattice) -> list[TextTable]:
     """Return what its parts contribute, alone, in company and together, and for what price, if stated."""
     found = [_parts(lattice)]
     if any(pair.effect.claim for pair in lattice.interactions):
@@ -65,7 +64,7 @@ def lattice_tables(lattice: Lattice) -> list[Section]:
     return [*found, _prices(lattice.prices)] if lattice.prices and lattice.prices.prices else found
 
 
-def _parts(lattice: Lattice) -> Section:
+def _parts(lattice: Lattice) -> TextTable:
     beside = f" beside {'+'.join(lattice.beside)}" if lattice.beside else ""
     frozen = ", frozen" if lattice.frozen else ""
     title = f"{_KINDS[lattice.kind]} of {lattice.full}{beside}{frozen}"
@@ -85,7 +84,7 @@ def _parts(lattice: Lattice) -> Section:
     if "add_one" in shown:
         rest = [NOTHING] * (2 * len(shown) - 2)
         lines.append(["all together", *_effect(lattice.whole), *rest])
-    return Section(header, lines, {0, *range(2, len(header), 2)})
+    return TextTable(header, lines, {0, *range(2, len(header), 2)})
 
 
 def _is_known(parts: Sequence[Part], measure: Measure) -> bool:
@@ -96,42 +95,38 @@ def _effect(effect: Effect) -> list[str]:
     if effect.claim is None:
         reason = effect.reason or NOTHING
         return [shortened([reason], _WIDEST_REASON)[reason], NOTHING]
-    return [difference(effect.claim, crossed=True).text, _judged(effect.claim)]
+    return [difference(effect.claim, crossed=True).text, judged(effect.claim)]
 
 
-def _judged(claim: Claim) -> str:
-    if claim.verdict is None:
-        return NOTHING
-    return claim.verdict if claim.question else f"{claim.verdict} *"
-
-
-def _interactions(lattice: Lattice) -> Section:
+def _interactions(lattice: Lattice) -> TextTable:
     header = [f"two of {lattice.full} together", "averaged", "beyond the sum of each", "verdict"]
     lines = []
     for found in lattice.interactions:
         claim = found.effect.claim
         value, verdict = _effect(found.effect)
-        judged = f"{_TOGETHER[claim.verdict]} *" if claim and claim.verdict in _TOGETHER else verdict
-        lines.append([" and ".join(found.parts), _AVERAGED[found.averaged], value, judged])
-    return Section(header, lines, {0, 1, 3})
+        word = f"{_TOGETHER[claim.verdict]} *" if claim and claim.verdict in _TOGETHER else verdict
+        lines.append([" and ".join(found.parts), _AVERAGED[found.averaged], value, word])
+    return TextTable(header, lines, {0, 1, 3})
 
 
-def _prices(prices: PriceList) -> Section:
+def _prices(prices: PriceList) -> TextTable:
     unit = prices.unit or "unit of cost"
     gain = _MEASURES[prices.measure] if prices.measure else ""
     header = ["price list", f"cost ({unit})", f"gain per {unit} ({gain})", "verdict on the gain"]
     lines = [
-        [price.part, f"{price.cost:g}", _per_cost(price), _judged(price.claim)] for price in prices.prices
+        [price.part, f"{price.cost:g}", _per_cost(price), judged(price.claim)] for price in prices.prices
     ]
-    return Section(header, [*lines, *([part, NOTHING, NOTHING, NOTHING] for part in prices.unpriced)], {0, 3})
+    return TextTable(
+        header, [*lines, *([part, NOTHING, NOTHING, NOTHING] for part in prices.unpriced)], {0, 3}
+    )
 
 
-def _per_cost(price: Price) -> str:
+def _per_cost(price: GainPerCost) -> str:
     brackets = [f"[{one.low:.2g}, {one.high:.2g}]" for one in (price.seeds, price.crossed)]
     return " ".join([f"{price.seeds.mean:+.2g}", *(text.replace("nan, nan", NOTHING) for text in brackets)])
 
 
-def harm_table(sets: Sequence[HarmSet]) -> Section:
+def harm_table(sets: Sequence[HarmSet]) -> TextTable:
     """Return how many rows, classes and groups turned, one line per harm set."""
     header = ["harm set", "against", "rows to wrong", "rows to right", "by chance", "of rows"]
     header += ["classes worse, better (by chance)"] if any(one.classes for one in sets) else []
@@ -150,7 +145,7 @@ def harm_table(sets: Sequence[HarmSet]) -> Section:
         ]
         for one in sets
     ]
-    return Section(header, lines, {0, 1})
+    return TextTable(header, lines, {0, 1})
 
 
 def _slices(slices: Sequence[Slice], expected: float) -> str:

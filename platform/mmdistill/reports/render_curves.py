@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.budget_curve import BudgetCurve, budget_curves
-from mmdistill.reports.cells import NOTHING, Section, ends, score
+from mmdistill.reports.cells import NOTHING, TextTable, ends, score
 from mmdistill.reports.columns import shortened
 from mmdistill.reports.exchange import Exchange, LabelCurve, Worth, exchange, labels_of
 from mmdistill.reports.gap import GapShare, Optimism, gap_shares, optimism_gaps
@@ -43,12 +43,12 @@ def with_curves(ablation: Ablation, curves: Curves | None) -> str:
     return markdown(ablation, sections=sections, notes=curve_notes(curves))
 
 
-def curve_sections(curves: Curves, *, score_name: str, baseline: str) -> list[Section]:
+def curve_sections(curves: Curves, *, score_name: str, baseline: str) -> list[TextTable]:
     """Return one table per label curve: what each arm is worth in labels of the student alone."""
     shares = {found.arm: found.share for found in curves.gap_shares}
     header = ["label curve", "n", "labels", score_name, f"= {shortened([baseline])[baseline]} at"]
     header += ["times its labels", "share of teacher gap"]
-    return [Section(header, _worths(curve, shares), {0}) for curve in curves.exchange.curves]
+    return [TextTable(header, _worths(curve, shares), {0}) for curve in curves.exchange.curves]
 
 
 def _worths(curve: LabelCurve, shares: Mapping[str, Interval | None]) -> list[list[str]]:

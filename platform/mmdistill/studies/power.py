@@ -57,7 +57,7 @@ def powers_of(study: Study, results: Path) -> tuple[Power, ...]:
 
     Args:
         study: the study.
-        results: folder of earlier studies.
+        results: folder of earlier studies, this one's own among them once it has tested rows.
     """
     groups: dict[str, list[Arm]] = {}
     for arm in study.arms:
@@ -134,9 +134,9 @@ def _tested(data: DataSettings) -> tuple[int, int]:
 def earlier_spread(study: Study, arms: Sequence[Arm], results: Path) -> tuple[float | None, str | None]:
     """Return the sd of paired differences on this data set, and where it is from.
 
-    The root mean square over the contrasts, planned or against the baseline, of all earlier studies of this
-    data set with the student modalities and the label fraction of one of some arms, in folds if these are;
-    from test rows.
+    The root mean square over the contrasts, planned or against the baseline, of all studies of this data set
+    with the student modalities and the label fraction of one of some arms, in folds if these are; from test
+    rows. What this study itself has tested so far counts too.
     """
     variances, sources = [], []
     for path in sorted(results.glob("*/compact/trials.parquet")):

@@ -17,10 +17,11 @@ def calibration(sources: Sources) -> Mapping[str, Figure]:
     """Reliability on the test rows: accuracy against confidence in bins of equal size, one panel per arm."""
     if sources.readings.study["task"] != "classification":
         raise NothingToDrawError("predicted targets have no confidence", "it takes a classification")
-    predictions = sources.tables["predictions"]
-    tested = set(pc.unique(predictions["arm"]).to_pylist())
+    # Diverged runs predict too, but no number of the table counts them.
+    predictions = sources.readings.predictions
+    tested = set() if predictions is None else set(pc.unique(predictions["arm"]).to_pylist())
     arms = [arm for arm in sources.arms if arm.name in tested]
-    if not arms:
+    if predictions is None or not arms:
         raise NothingToDrawError("no test row was predicted yet", "go on with `mmdistill run`")
     figure, places = panels(len(arms))
     for axes, arm in zip(places, arms, strict=True):

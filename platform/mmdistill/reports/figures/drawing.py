@@ -1,5 +1,6 @@
 """Draw the figures of a study into files."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from mmdistill.reports.figures.base import FIGURES, NothingToDrawError, Sources
 from mmdistill.reports.figures.style import paper_style, rendered
 
 FORMATS = ("pdf", "png")
+_KEPT = "-.+=@"
 
 
 class Drawn(NamedTuple):
@@ -46,6 +48,7 @@ def draw(sources: Sources, output: Path, asked: Sequence[str] = ()) -> Drawn:
     known = kinds()
     problems = [unknown_name("figure", name, "KIND", known) for name in asked if name not in known]
     files: dict[str, bytes] = {}
+    stems: set[str] = set()
     skipped: dict[str, str] = {}
     with paper_style():
         for kind in dict.fromkeys([name for name in asked if name in known] if asked else known):
@@ -56,7 +59,7 @@ def draw(sources: Sources, output: Path, asked: Sequence[str] = ()) -> Drawn:
                 problems += [Problem(f"figure {kind}", error.rule, error.mend)] if asked else []
                 continue
             for suffix, figure in figures.items():
-                stem = f"{kind}_{_plain(suffix)}" if suffix else kind
+                stem = _new_stem(f"{kind}_{_plain(suffix)}" if suffix else kind, stems)
                 files |= {f"{stem}.{layout}": rendered(figure, layout) for layout in FORMATS}
     if problems:
         raise InputError(problems)
@@ -66,4 +69,16 @@ def draw(sources: Sources, output: Path, asked: Sequence[str] = ()) -> Drawn:
 
 
 def _plain(suffix: str) -> str:
-    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in suffix)
+    """Return a suffix as any file system takes it; what tells the names of arms apart is kept."""
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in _KEPT) else "_" for letter in suffix
+    )
+
+
+def _new_stem(stem: str, stems: set[str]) -> str:
+    """Return a name that no figure has yet, numbered from 2 where one has, and note it."""
+    numbered = (stem if number == 1 else f"{stem}_{number}" for number in itertools.count(1))
+    # Some file systems do not tell capitals from small letters.
+    found = next(name for name in numbered if name.casefold() not in stems)
+    stems.add(found.casefold())
+    return found

@@ -30,6 +30,8 @@ def forest(sources: Sources) -> Mapping[str, Figure]:
     ]
     if not planned and not others:
         raise NothingToDrawError("no two arms share a finished pair yet", "go on with `mmdistill run`")
+    if ablation.basis == "search":
+        raise NothingToDrawError("of one trial each, no comparison holds", "go on with `mmdistill run`")
     figure = new_figure(PAGE, 0.9 + 0.2 * (len(planned) + len(others)))
     axes = figure.subplots()
     lines: list[tuple[float, Claim]] = [(-float(n), claim) for n, claim in enumerate(planned)]
@@ -41,13 +43,13 @@ def forest(sources: Sources) -> Mapping[str, Figure]:
     _frame(axes, lines, ablation.margin, ablation.score_name)
     if planned and others:
         axes.axhline(-start + 0.8, color=GREY, linewidth=0.4)
-    _legend(figure, ablation.scheme.replicate, ablation.scheme.unit)
+    is_judged = all(claim.verdict for _, claim in lines)
+    _legend(figure, ablation.scheme.replicate, ablation.scheme.unit, is_judged=is_judged)
     return {"": figure}
 
 
 def _line(axes: Axes, y: float, claim: Claim) -> None:
-    verdict = claim.verdict or "cannot tell"
-    colour = VERDICTS[verdict]
+    colour = VERDICTS[claim.verdict]
     for interval, width in ((claim.crossed, 1.0), (claim.seeds, 3.0)):
         if not np.isnan(interval.low):
             axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=width, zorder=2)
@@ -55,8 +57,8 @@ def _line(axes: Axes, y: float, claim: Claim) -> None:
     axes.plot(
         claim.seeds.mean,
         y,
-        MARKERS[verdict],
-        markersize=5.5,
+        MARKERS[claim.verdict],
+        markersize=5.5 if claim.verdict else 4.5,
         markerfacecolor=face,
         markeredgecolor=colour,
         zorder=3,
@@ -84,7 +86,7 @@ def _answer(claim: Claim) -> str:
     return f"{claim.seeds.mean:+z.3f}".replace("-", "\u2212") + f"   {judged(claim)}"
 
 
-def _legend(figure: Figure, replicate: str, unit: str) -> None:
+def _legend(figure: Figure, replicate: str, unit: str, *, is_judged: bool) -> None:
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=GREY, linewidth=3, label=f"95 % over {replicate}"),
         Line2D([], [], color=GREY, linewidth=1, label=f"95 % over seeds x {unit}"),
@@ -94,4 +96,6 @@ def _legend(figure: Figure, replicate: str, unit: str) -> None:
             [], [], color=GREY, marker="o", linestyle="", markerfacecolor="white", label="exploratory (*)"
         ),
     ]
+    if not is_judged:
+        handles.append(Line2D([], [], color=GREY, marker=MARKERS[None], linestyle="", label="not judged"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

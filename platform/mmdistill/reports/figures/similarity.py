@@ -23,9 +23,12 @@ def similarity(sources: Sources) -> Mapping[str, Figure]:
     if lines is None or not lines.num_rows:
         mend = "runs that are confirmed from this version on leave them"
         raise NothingToDrawError("no confirmed run left similarity matrices", mend)
+    confirmed = sources.confirmed()
     figures = {}
     for arm in sources.arms:
-        mine = lines.filter(pc.equal(lines["arm"], arm.name))
+        # Diverged runs leave matrices too.
+        complete = pa.array(list(confirmed.get(arm.name, ())), pa.string())
+        mine = lines.filter(pc.is_in(lines["trial_id"], complete))
         if "teacher" in set(mine["matrix"].to_pylist()):
             # A picture of one run: the mean of matrices of several seeds is that of no network.
             first = min(zip(mine["fold"].to_pylist(), mine["seed_index"].to_pylist(), strict=True))

@@ -11,6 +11,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmdistill.statistics import Verdict
+
 COLUMN, PAGE = 3.4, 7.0
 """Width of one column and of a page of text, in inches."""
 
@@ -18,9 +20,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 """Okabe and Ito (2008), its yellow replaced by a wine red that shows on white."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 GREY = "#767676"
-VERDICTS = {"helps": "#0072B2", "harms": "#D55E00", "equivalent": "#009E73", "cannot tell": GREY}
-"""Each verdict has a marker of its own too."""
-MARKERS = {"helps": "^", "harms": "v", "equivalent": "s", "cannot tell": "o"}
+VERDICTS: dict[Verdict | None, str] = {
+    "helps": "#0072B2",
+    "harms": "#D55E00",
+    "equivalent": "#009E73",
+    "cannot tell": GREY,
+    None: GREY,
+}
+"""Each verdict has a marker of its own too, and so has what nobody judged."""
+MARKERS: dict[Verdict | None, str] = {
+    "helps": "^",
+    "harms": "v",
+    "equivalent": "s",
+    "cannot tell": "o",
+    None: "D",
+}
 MAP = "viridis"
 
 _SETTINGS: dict[str, Any] = {

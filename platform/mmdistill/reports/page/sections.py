@@ -7,8 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmdistill.reports.ablation import Ablation, ArmSummary
-from mmdistill.reports.cells import Section as Table
-from mmdistill.reports.cells import ends
+from mmdistill.reports.cells import TextTable, ends
 from mmdistill.reports.claims import Claim
 from mmdistill.reports.columns import COLUMNS, LEFT, baselines, usual
 from mmdistill.reports.page.charts import Chart, chart
@@ -73,12 +72,12 @@ class Section(NamedTuple):
     again: Sequence[str] = ()
 
 
-def grid_of(table: Table) -> Grid:
+def grid_of(table: TextTable) -> Grid:
     """Return a table that is printed elsewhere too."""
     return Grid(table.header[0], table.header, table.lines, frozenset(table.left))
 
 
-class Verdict(NamedTuple):
+class Finding(NamedTuple):
     """One planned contrast, or another finding: its question, its answer, and the answer in a word."""
 
     question: str
@@ -87,10 +86,10 @@ class Verdict(NamedTuple):
     tone: str
 
 
-def verdicts(ablation: Ablation) -> list[Verdict]:
+def verdicts(ablation: Ablation) -> list[Finding]:
     """Return the sentences of the planned contrasts, each as question and answer."""
     return [
-        Verdict(
+        Finding(
             question=claim.question or "",
             answer=line.removeprefix(f"{claim.question} "),
             word=claim.verdict or ("not tested yet" if claim.seeds.n else "not known yet"),

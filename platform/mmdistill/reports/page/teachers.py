@@ -6,14 +6,14 @@ from mmdistill.reports.ablation import Ablation
 from mmdistill.reports.contributions import Lattice, Part, finding, told
 from mmdistill.reports.harm import HarmSet
 from mmdistill.reports.page.charts import Chart, chart
-from mmdistill.reports.page.sections import Facts, Grid, Section, Verdict, grid_of, interval_row, span, tone
+from mmdistill.reports.page.sections import Facts, Finding, Grid, Section, grid_of, interval_row, span, tone
 from mmdistill.reports.render_contributions import HARM_NOTE, contribution_notes, harm_table, lattice_tables
 
 _MEASURES = {"alone": "add_one", "in company": "leave_one_out", "Shapley value": "shapley"}
 _KINDS = {"privileged": "modality", "teachers": "teacher"}
 
 
-def named(ablation: Ablation) -> list[Verdict]:
+def named(ablation: Ablation) -> list[Finding]:
     """Return the teachers and modalities that were found to help, to harm or to be useless."""
     several = len(ablation.lattices) > 1
     return [
@@ -29,12 +29,12 @@ def _is_named(part: Part, lattice: Lattice) -> bool:
     return lattice.frozen is None and finding(part) != "undecided"
 
 
-def _finding(part: Part, text: str, lattice: Lattice, *, several: bool) -> Verdict:
+def _finding(part: Part, text: str, lattice: Lattice, *, several: bool) -> Finding:
     said, _, numbers = text.removeprefix(part.name).partition(": ")
     where = f" in {lattice.full}" if several else ""
     question = f"{_KINDS[lattice.kind].capitalize()} {part.name}{where}{said}"
     word = finding(part)
-    return Verdict(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
+    return Finding(question, numbers[:1].upper() + numbers[1:], word, tone(_TONES.get(word)))
 
 
 _TONES = {"helps": "helps", "harms": "harms", "useless": "equivalent"}

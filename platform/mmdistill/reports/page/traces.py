@@ -70,7 +70,9 @@ def learning_curves(readings: Readings, epochs: pa.Table) -> Section | None:
         arm: _band_rows(found.get(against[arm] or ""), BASELINE) + _band_rows(band, OURS)
         for arm, band in found.items()
     }
-    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), (0.0, 0.97))
+    # The first epochs are the worst, and the worst are at the top of a loss.
+    kept = (0.0, 0.97) if CRITERIA[readings.study["task"]].factor > 0 else (0.03, 1.0)
+    low, high = np.nanquantile(np.concatenate([band.mean_E for band in found.values()]), kept)
     title = f"validation {metric.replace('_', '-')}"
     drawn = chart(
         "curves",
