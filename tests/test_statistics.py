@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from mmdistill.few_pairs import smallest_p, too_few, too_few_alone
 from mmdistill.statistics import (
     Interval,
     concordance,
@@ -19,11 +20,8 @@ from mmdistill.statistics import (
     holm,
     ratio,
     sign_flip_test,
-    smallest_p,
     t_interval,
     t_test,
-    too_few,
-    too_few_alone,
     verdict,
 )
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from mmdistill.cluster.inline import run_inline
+from mmdistill.few_pairs import too_few_alone
 from mmdistill.pipeline.cache import StageCache
 from mmdistill.records.tables import compact, latest
 from mmdistill.reports.ablation import summarise_tables
-from mmdistill.statistics import detectable_difference, too_few_alone
+from mmdistill.statistics import detectable_difference
 from mmdistill.studies import power
 from mmdistill.studies.plan import plan
 from mmdistill.studies.power import earlier_spread, powers_of

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from mmdistill.data.opening import DataSettings, open_fold
 from mmdistill.data.samples import has_label
+from mmdistill.few_pairs import too_few, too_few_alone
 from mmdistill.settings import digest
-from mmdistill.statistics import ALPHA, detectable_difference, too_few, too_few_alone
+from mmdistill.statistics import ALPHA, detectable_difference
 from mmdistill.studies.study import Arm, Study
 
 POWER = 0.8
