@@ -111,6 +111,32 @@ def test_the_study_of_the_readme_is_valid_and_has_the_defaults_it_tells(workplac
     )
     assert (study.file.search.trials, study.file.confirm.pairs) == (trials, pairs)
     assert {arm.run.epochs for arm in study.arms} == {epochs}
+    assert f"{study.file.margin:g} as the `margin`" in README
+
+
+def test_the_prices_of_the_readme_fit_its_study(workplace, monkeypatch):
+    stated = "\n".join(re.findall(r"`(price(?:s|_unit) = [^`]+)`", README))
+    (workplace / "priced.toml").write_text(f"{stated}\n{block('toml')}", "utf-8")
+    monkeypatch.chdir(workplace)
+    file = open_study(Path("priced.toml")).file
+    assert file.prices == {"eda": 3, "ecg": 10}
+    assert file.price_unit == "EUR per subject"
+
+
+def test_the_regression_of_the_readme_is_a_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(tomllib.loads(block("toml"))["run"]["data"]["dataset"])
+    write_data(folder)
+    (stated,) = re.findall(r'`("task": "regression", "targets": [^`]+)`', README)
+    card = json.loads(block("json")) | json.loads(f"{{{stated}}}")
+    del card["classes"]
+    (folder / "card.json").write_text(json.dumps(card), "utf-8")
+    table = pq.read_table(folder / card["file"])
+    for name in card["targets"]:
+        table = table.append_column(name, pa.array(np.linspace(-1, 1, len(table))))
+    pq.write_table(table.drop_columns("label"), folder / card["file"])
+    Path("pain.toml").write_text(block("toml"), "utf-8")
+    assert open_study(Path("pain.toml")).task == "regression"
 
 
 def test_the_designs_of_the_readme_fit_its_study(workplace, monkeypatch):

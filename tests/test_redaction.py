@@ -42,6 +42,7 @@ def test_secrets_are_hidden_and_the_rest_stays(text):
     "text",
     [
         "KeyError: 'audio'",
+        "edit 'foo': an edit is `path.to.setting=value`; e.g. search.trials=4",
         "unknown key: foo",
         "terms.transport.k must be at most 15 with batch_size 16, but is 30",
         "the author of keyboard.py",
@@ -102,3 +103,11 @@ def test_what_the_environment_calls_secret_is_hidden_everywhere(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
     monkeypatch.setenv("SHORT_TOKEN", "data")
     assert redacted(f"refused {SECRET} of data") == f"refused {HIDDEN} of data"
+
+
+@pytest.mark.parametrize("name", ["PWD", "OLDPWD"])
+def test_the_working_directory_is_no_secret(monkeypatch, name):
+    monkeypatch.setenv(name, "home/of/someone")
+    assert redacted("home/of/someone/results is gone") == "home/of/someone/results is gone"
+    monkeypatch.setenv("DB_PWD", "home/of/someone")
+    assert redacted("home/of/someone/results is gone") == f"{HIDDEN}/results is gone"

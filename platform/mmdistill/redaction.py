@@ -56,6 +56,8 @@ _NUMBER = re.compile(r"[-+]?[\d.]{1,6}(?:e[-+]?\d{1,2})?", re.IGNORECASE)
 _PASSWORD = re.compile(r"pass|pwd|secret", re.IGNORECASE)
 # A shorter value of a secret variable may be an ordinary word.
 _SHORTEST = 8
+# Every shell sets these: the working directory, which is no password.
+_DIRECTORIES = {"PWD", "OLDPWD"}
 
 
 @cache
@@ -108,7 +110,8 @@ def _hidden(match: re.Match[str]) -> str:
 
 
 def _environment_secrets() -> list[str]:
-    found = [value for name, value in os.environ.items() if len(value) >= _SHORTEST and is_secret(name)]
+    named = (name for name in os.environ if is_secret(name) and name not in _DIRECTORIES)
+    found = [value for name in named if len(value := os.environ[name]) >= _SHORTEST]
     return sorted(found, key=len, reverse=True)
 
 

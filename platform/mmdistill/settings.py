@@ -5,12 +5,13 @@ lanes of one cohort; every other field is structural.
 """
 
 import copy
+import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -21,13 +22,17 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mmdistill.errors import ConfigError, Problem
 from mmdistill.registry import unknown_name
 
 # How JSON, which has no word for it, holds an infinite setting.
 INFINITY = "Infinity"
+_NO_NUMBER = "no_number"
+# How alike a key of another table must be to be the one that was meant, and how many are named.
+_ALIKE = 0.8
+_MOST_KEYS = 3
 
 
 class Settings(BaseModel):
@@ -44,7 +49,7 @@ class Settings(BaseModel):
         if cls.model_fields[str(info.field_name)].annotation not in {int, float}:
             return value
         if isinstance(value, bool) or (isinstance(value, str) and value != INFINITY):
-            raise ValueError("a number is expected, without quotes")
+            raise PydanticCustomError(_NO_NUMBER, "a number is expected, without quotes")
         return value
 
     @property
@@ -218,21 +223,79 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def problems_of(error: ValidationError, where: str) -> list[Problem]:
-    """Return what pydantic found, one problem per key, in our words."""
-    return [_problem(detail, where) for detail in error.errors()]
+def key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Return the dotted paths of all keys of some settings, those of the tables in them included."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        # What stands in lists and under free names has no path of its own.
+        if get_origin(field.annotation) not in {dict, list, tuple}:
+            for below in _models_in(field.annotation):
+                yield from key_paths(below, f"{prefix}{name}.")
 
 
-def _problem(detail: ErrorDetails, where: str) -> Problem:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def problems_of(
+    error: ValidationError, where: str, model: type[BaseModel], known: Collection[str] = ()
+) -> list[Problem]:
+    """Return what pydantic found in settings of a type, one problem per key, in our words.
+
+    An unknown key is told what it may have meant: a key beside it, or one of the ``known`` dotted paths.
+    """
+    return [_problem(detail, where, model, known) for detail in error.errors()]
+
+
+def _problem(detail: ErrorDetails, where: str, model: type[BaseModel], known: Collection[str]) -> Problem:
     key = ".".join(str(part) for part in detail["loc"]) or "(whole file)"
     value = detail.get("input")
     if detail["type"] == "extra_forbidden":
-        return Problem(f"{where}: {key}", "unknown key", "remove it or correct its spelling")
+        meant = _beside(detail["loc"], model) or _elsewhere(str(detail["loc"][-1]), value, known)
+        mend = f"did you mean {' or '.join(f'`{one}`' for one in meant)}?" if meant else ""
+        return Problem(f"{where}: {key}", "unknown key", mend or "remove it or correct its spelling")
     if detail["type"] == "missing":
         return Problem(f"{where}: {key}", "this key is required", "add it")
     message = detail["msg"].removeprefix("Value error, ")
     got = "" if isinstance(value, Mapping) else f" (got {value!r})"
-    return Problem(f"{where}: {key}", f"{message}{got}", "correct the value")
+    number = _number(value) if detail["type"] == _NO_NUMBER else None
+    mend = "correct the value" if number is None else f"write {number}"
+    return Problem(f"{where}: {key}", f"{message}{got}", mend)
+
+
+def _beside(path: Sequence[str | int], model: type[BaseModel]) -> list[str]:
+    """Return the key that stands where the last part of a path is unknown, and is most like it."""
+    models = [model]
+    for part in path[:-1]:
+        fields = [one.model_fields[str(part)] for one in models if part in one.model_fields]
+        # A number, a free name or an alternative of a union leads to no other settings.
+        models = [below for field in fields for below in _models_in(field.annotation)] or models
+    keys = [name for one in models for name in one.model_fields]
+    return difflib.get_close_matches(str(path[-1]), keys, n=1)
+
+
+def _elsewhere(key: str, value: object, known: Collection[str]) -> list[str]:
+    """Return the uppermost of the paths that end like an unknown key, or like the first key below it."""
+    while isinstance(value, Mapping) and value:
+        key, value = next(iter(value.items()))
+    ends = {path: path.rpartition(".")[2] for path in known}
+    near = difflib.get_close_matches(key, sorted(set(ends.values())), n=1, cutoff=_ALIKE)
+    found = [path for path, end in ends.items() if end in near]
+    least = min((path.count(".") for path in found), default=0)
+    return [path for path in found if path.count(".") == least][:_MOST_KEYS]
+
+
+def _number(value: object) -> float | None:
+    """Return the finite number that a text holds, if it does."""
+    for kind in (int, float):
+        try:
+            number = kind(str(value))
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else None
+    return None
 
 
 __all__ = [
@@ -245,6 +308,7 @@ __all__ = [
     "digest",
     "edited",
     "flattened",
+    "key_paths",
     "merged",
     "problems_of",
     "unknown_name",

@@ -142,3 +142,15 @@ def test_without_privileged_modalities_there_is_nothing_to_forecast(call, study_
         f"mmdistill: {study_file}: run.data.privileged: no arm has privileged modalities, "
         "so there is nothing to forecast; name some"
     ]
+
+
+def test_a_plan_as_json_lists_every_setting_with_its_default(call, file, tmp_path):
+    edits = ("search.startup=1", "run.batch_size=8")
+    found = planned(call, file, *edits, "--output", tmp_path / "new", "--no-pilot")["settings"]
+    assert (found["search"]["startup"], found["search"]["sampler"], found["margin"]) == (1, "tpe", 0.005)
+    assert found["resources"]["workers"] == 0
+    assert set(found["arms"]) == {"student_only", "hinton"}
+    run = found["arms"]["hinton"]["run"]
+    assert (run["batch_size"], run["selection"]["policy"]) == (8, "sample")
+    assert run["terms"]["softened_logits"]["weight"] > 0
+    assert "terms.softened_logits.weight" in found["arms"]["hinton"]["space"]

@@ -144,6 +144,10 @@ for command in (["status", study], ["table", study], ["query", study, "SELECT 1"
     assert done.returncode == 0, done.stderr
 
 
+def test_a_zero_has_no_sign():
+    assert text_table(["R2", "x"], [[-0.0, round(-0.0004, 3)]]).splitlines()[-1].split() == ["0", "0"]
+
+
 def test_text_tables_cut_long_cells_and_escape_control_characters():
     text = text_table(["name", "x"], [["a\x1b[31mb\n", 1.23456789], ["y" * 200, float("nan")]])
     assert "\x1b" not in text

@@ -177,6 +177,18 @@ def test_refuses_a_file_as_a_folder(call, study_file, flag, command):
     assert answer.lines == [f"mmdistill: {study_file / 'below'}: not a directory; give another path"]
 
 
+@pytest.mark.parametrize("flag", ["--output", "--cache"])
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_starts(call, study_file, tmp_path, flag):
+    # Not even root may make a folder there.
+    folders = {"--output": tmp_path / "out", flag: "/proc/nope"}
+    answer = call("run", study_file, *(text for pair in folders.items() for text in pair))
+    assert answer.code == 2
+    assert re.fullmatch(
+        f"mmdistill: /proc/nope: this folder cannot be made: .*; give a folder of yours as {flag}\n",
+        answer.err,
+    )
+
+
 def test_one_driver_per_study(call, inline, study_file, tmp_path, monkeypatch):
     def second_driver(session, cache, listen):
         again = call("run", study_file, "--output", tmp_path / "out")

@@ -74,7 +74,10 @@ def test_promises_about_the_file_are_kept_apart(write):
         ),
         ({"modalities": {"a": {"shape": []}}}, r"card\.json: modalities\.a\.shape: .*at least 1 item"),
         ({"modalities": {"a/b": {"shape": [1]}}}, r"card\.json: modalities\.a/b.*should match pattern"),
-        ({"modalities": {"a": {"shap": [1]}}}, r"card\.json: modalities\.a\.shap: unknown key"),
+        (
+            {"modalities": {"a": {"shap": [1]}}},
+            r"card\.json: modalities\.a\.shap: unknown key; did you mean `shape`\?",
+        ),
         ({"classes": None}, r"`classes` is required when `task` is 'classification'"),
         ({"classes": 1}, r"card\.json: classes: .*greater than or equal to 2 \(got 1\)"),
         ({"task": "regression"}, r"`targets` must name the label columns when `task` is 'regression'"),
@@ -102,7 +105,7 @@ def test_reports_every_problem_of_a_card_at_once(write):
     ("content", "message"),
     [
         (b"{", "not readable as JSON"),
-        (b"\xff\xfe\x00", "not readable as JSON"),
+        (b"\xff\xfe\x00", "not readable as JSON: it is no text; give the path of a card.json or its folder"),
         (b"[" * 100_000, "not readable as JSON"),
         (b"[]", "a card must be a JSON object"),
         (b'{"name": "a", "name": "b"}', "the key 'name' occurs twice"),

@@ -52,7 +52,11 @@ def test_opens_a_table_by_card_and_by_folder(table):
             DataError,
             r"data\.dataset: there is nothing under the path 'no/where'; give the path",
         ),
-        ({"options": {"clases": 3}}, ConfigError, r"data\.options: clases: unknown key; remove it"),
+        (
+            {"options": {"clases": 3}},
+            ConfigError,
+            r"data\.options: clases: unknown key; did you mean `classes`\?",
+        ),
         (
             {"options": {"classes": 1}},
             ConfigError,
@@ -94,7 +98,7 @@ def test_options_do_not_fit_a_path(table):
 def test_refuses_settings_that_contradict_themselves(changes, message):
     with pytest.raises(ValidationError, match=message) as caught:
         planted(**changes)
-    assert problems_of(caught.value, "s.toml: data")
+    assert problems_of(caught.value, "s.toml: data", DataSettings)
 
 
 def test_no_data_setting_is_searchable_and_the_digest_survives_json():

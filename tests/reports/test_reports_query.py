@@ -74,6 +74,7 @@ def test_times_stay_utc(ask):
         ("SELECT metrics.acuracy FROM trials", r"did you mean metrics\.accuracy\?"),
         ("SELECT * FROM trial", r"did you mean trials"),
         ("SELECT t.pair FROM trials t", r"did you mean pair_id"),
+        ("SELECT arm, count(*) FROM trials", r'"arm" must appear in the GROUP BY.*; tables: '),
         ("SELECT nothing_like_it FROM trials", r"tables: trials, stages, .*DESCRIBE trials"),
     ],
 )

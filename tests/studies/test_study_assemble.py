@@ -86,9 +86,11 @@ def test_the_identity_of_a_study_is_what_decides_its_numbers(put_together, tiny)
             'recipe = "hintom"',
             "arms.hinton.recipe: no recipe is called 'hintom'; did you mean",
         ),
-        ("epochs = 2", "epoch = 2", "run.epoch: unknown key"),
+        ("epochs = 2", "epoch = 2", "run.epoch: unknown key; did you mean `epochs`?"),
         ("epochs = 2", "epochs = 0", "run.epochs: Input should be greater than or equal to 1 (got 0)"),
         ("out_of_fold = 2", "out_of_folds = 2", "run.teachers.out_of_folds: unknown key"),
+        ("epochs = 2", "training = { epochs = 2 }", "run.training: unknown key; did you mean `run.epochs`?"),
+        ("epochs = 2", "trials = 2", "run.trials: unknown key; did you mean `search.trials`?"),
         ("epochs = 2", "seed = 2", "run.seed: this is drawn for every pair; set `seed` at the top"),
         ("epochs = 2", "fold = 1", "run.fold: this is drawn for every pair; set `count`"),
         (
@@ -103,7 +105,7 @@ def test_the_identity_of_a_study_is_what_decides_its_numbers(put_together, tiny)
             "run.data.dataset: no data set is called 'plantd'; did",
         ),
         ('dataset = "planted"', 'dataset = "no/where"', "there is nothing under the path 'no/where'"),
-        ("rows =", "row =", "run.data.options: row: unknown key"),
+        ("rows =", "row =", "run.data.options: row: unknown key; did you mean `rows`?"),
         (
             'recipe = "student_only"',
             'recipe = "hinton"\nedits = { "epochs" = 3 }',
@@ -114,7 +116,16 @@ def test_the_identity_of_a_study_is_what_decides_its_numbers(put_together, tiny)
             '"teachers.pool" = ["video"]',
             "arms.several: teachers.pool: 'video' is no teacher of this run",
         ),
-        (POOL, '"teachers.pol" = ["each"]', "arms.several.edits.teachers.pol: unknown key"),
+        (
+            POOL,
+            '"teachers.pol" = ["each"]',
+            "arms.several.edits.teachers.pol: unknown key; did you mean `pool`?",
+        ),
+        (
+            POOL,
+            '"training.label_fraction" = 1',
+            "edits.training: unknown key; did you mean `data.label_fraction`?",
+        ),
         (POOL, '"epochs" = 0', "arms.several.edits.epochs: Input should be greater"),
         (POOL, '"epochs.x" = 0', "arms.several.edits.epochs.x: `epochs` is a value, not a table"),
         (
@@ -124,8 +135,8 @@ def test_the_identity_of_a_study_is_what_decides_its_numbers(put_together, tiny)
         ),
         (
             POOL,
-            '"terms.softened_logits.wait" = 3',
-            "arms.several.edits.terms.softened_logits.wait: unknown key",
+            '"terms.softened_logits.wieght" = 3',
+            "arms.several.edits.terms.softened_logits.wieght: unknown key; did you mean `weight`?",
         ),
         (
             POOL,

@@ -296,7 +296,7 @@ REFUSED = [
     ),
     (
         {"kind": "factorial", "base": "mt", "factors": {"epochz": [1]}},
-        "its arm 'mt@epochz=1' (epochz = 1) does not hold together: epochz: unknown key; remove it",
+        "(epochz = 1) does not hold together: epochz: unknown key; did you mean `epochs`?",
     ),
     ({"kind": "factorial", "base": "mt", "factors": {}}, "designs.0: factors: "),
     (

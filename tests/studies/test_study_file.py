@@ -21,8 +21,18 @@ def test_a_sound_file_is_read_with_its_defaults(read):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("seed = 3", "sead = 3", "sead: unknown key; remove it or correct its spelling"),
-        ("[confirm]", "[confirm]\npears = 1", "confirm.pears: unknown key"),
+        ("seed = 3", "sead = 3", "sead: unknown key; did you mean `seed`?"),
+        ("[confirm]", "[confirm]\npears = 1", "confirm.pears: unknown key; did you mean `pairs`?"),
+        ("[confirm]", "[confirm]\ntop = 1", "confirm.top: unknown key; did you mean `search.top`?"),
+        ("[confirm]", "[confirm]\nhello = 1", "hello: unknown key; remove it or correct its spelling"),
+        ("seed = 3", "epochs = 3", "epochs: unknown key; did you mean `run.epochs`?"),
+        ("seed = 3", "searching = { top = 3 }", "searching: unknown key; did you mean `search`?"),
+        ("seed = 3", "fast = { trails = 3 }", "fast: unknown key; did you mean `search.trials`?"),
+        (
+            "seed = 3",
+            "learning_rate = 3",
+            "`run.teachers.learning_rate` or `run.alignment.learning_rate` or `run.optimiser.learning_rate`?",
+        ),
         ('name = "hinton"', 'name = "hinton"\nspaces = {}', "arms.1.spaces: unknown key"),
         ('name = "tiny"', "", "name: this key is required; add it"),
         ('name = "tiny"', 'name = "a/b"', "name: a name starts with a letter or digit and holds"),
@@ -61,7 +71,7 @@ def test_says_what_is_wrong(read, tiny, old, new, expected):
             "an integer range needs whole ends, but they are 0.5 and 2",
         ),
         ("{ low = 0.5 }", ".high: this key is required"),
-        ("{ low = 0.5, high = 2, logg = true }", ".logg: unknown key"),
+        ("{ low = 0.5, high = 2, logg = true }", ".logg: unknown key; did you mean `log`?"),
         ("{ low = 0.5, high = inf }", ".high: "),
         ("{ choice = [1, 2, 1] }", "the alternatives of `choice` must differ from each other"),
         ("{ choice = [1] }", ".choice: "),
@@ -121,9 +131,9 @@ def test_edits_reach_the_space(read, tiny):
 def test_every_edit_that_is_none_is_named(read, tiny):
     found = problems(read, tiny, "trials", "=3", "a b=3", "name.x=3", "search.trials=4")
     assert found == [
-        "edit 'trials': an edit is `key=value`; e.g. search.trials=4",
-        "edit '=3': an edit is `key=value`; e.g. search.trials=4",
-        "edit 'a b=3': an edit is `key=value`; e.g. search.trials=4",
+        "edit 'trials': an edit is `path.to.setting=value`; e.g. search.trials=4",
+        "edit '=3': an edit is `path.to.setting=value`; e.g. search.trials=4",
+        "edit 'a b=3': an edit is `path.to.setting=value`; e.g. search.trials=4",
         "edit 'name.x=3': `name` is a value, not a table; shorten the path",
     ]
 
@@ -154,6 +164,22 @@ def test_a_folder_or_nothing_is_no_study_file(tmp_path):
         read_study_file(tmp_path)
     with pytest.raises(ConfigError, match="there is no such study file; check the path"):
         read_study_file(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        ("search.space.epochs={ low = '.5', high = 2 }", "quotes (got '.5'); write 0.5"),
+        ("search.trials='12'", "(got '12'); write 12"),
+        ("margin=.3", "margin: a number is expected, without quotes (got '.3'); write 0.3"),
+        ("margin='nan'", "(got 'nan'); correct the value"),
+        ("margin=little", "(got 'little'); correct the value"),
+        ("margin=true", "(got True); correct the value"),
+    ],
+)
+def test_a_number_in_another_form_is_said_in_ours(read, tiny, edit, expected):
+    (problem,) = problems(read, tiny, edit)
+    assert problem.endswith(expected)
 
 
 @pytest.mark.parametrize("value", ["true", '"12"'])

@@ -18,7 +18,9 @@ from mmdistill.studies.protocol import StudyProtocol
 
 def folded(put_together, text, tuning, **more):
     edits = {"scheme": "stratified", "count": 2, "tuning": tuning} | more
-    return put_together(text, *(f"run.data.folds.{key}={value}" for key, value in edits.items()))
+    return put_together(
+        text, "run.batch_size=8", *(f"run.data.folds.{key}={value}" for key, value in edits.items())
+    )
 
 
 @pytest.mark.parametrize(("tuning", "searched"), [("shared", 0), ("fixed_holdout", 2)])

@@ -1,5 +1,6 @@
 """The folders that a study is written into: whether they can take it."""
 
+import os
 from pathlib import Path
 
 from mmdistill.cli.reading import readable
@@ -42,6 +43,23 @@ def figures_folder(output: Path | None, root: Path) -> Path:
         InputError: if it is a file.
     """
     return root / "report" / "figures" if output is None else _folder(output)
+
+
+def made_folder(path: Path, flag: str) -> Path:
+    """Return a folder after making it where it is not there yet.
+
+    Raises:
+        InputError: if the system does not let it be made, or be written into.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        is_open = os.access(path, os.W_OK | os.X_OK)
+        rule = "nothing can be written into this folder"
+    except OSError as error:
+        is_open, rule = False, f"this folder cannot be made: {(error.strerror or str(error)).lower()}"
+    if not is_open:
+        raise InputError([Problem(str(path), rule, f"give a folder of yours as {flag}")])
+    return path
 
 
 def _folder(path: Path) -> Path:

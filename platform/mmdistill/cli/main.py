@@ -37,7 +37,9 @@ for _paper in (table, figure, report, why, rerun):
 def run(
     file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
     /,
-    *edits: Annotated[str, Parameter(help="key=value, laid on top of the file, e.g. search.trials=4.")],
+    *edits: Annotated[
+        str, Parameter(help="path.to.setting=value, laid on top of the file, e.g. search.trials=4.")
+    ],
     output: Annotated[Path | None, Parameter(help="Folder of the study; results/<name> by default.")] = None,
     cache: Annotated[
         Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
@@ -80,7 +82,9 @@ def run(
 def plan(
     file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
     /,
-    *edits: Annotated[str, Parameter(help="key=value, laid on top of the file, e.g. search.trials=4.")],
+    *edits: Annotated[
+        str, Parameter(help="path.to.setting=value, laid on top of the file, e.g. search.trials=4.")
+    ],
     output: Annotated[Path | None, Parameter(help="Folder of the study; results/<name> by default.")] = None,
     cache: Annotated[
         Path | None, Parameter(help="Folder of the stage cache; cache/ in the study by default.")
@@ -105,7 +109,7 @@ def forecast(
     file: Annotated[Path, Parameter(help="Study file, e.g. search_spaces/quickstart.toml.")],
     /,
     *edits: Annotated[
-        str, Parameter(help="key=value, laid on top of the file, e.g. run.data.label_fraction=1.")
+        str, Parameter(help="path.to.setting=value, laid on top of the file, e.g. run.data.label_fraction=1.")
     ],
     as_json: AsJson = False,
 ) -> int:

@@ -9,10 +9,11 @@ from mmdistill.cli.folders import cache_folder, study_folder
 from mmdistill.cli.printing import print_json, text_table
 from mmdistill.cli.reading import readable
 from mmdistill.records.rows import PHASES
+from mmdistill.redaction import redacted_tree
 from mmdistill.studies.lanes import Lanes
 from mmdistill.studies.plan import Cost, Plan, plan
 from mmdistill.studies.power import Power
-from mmdistill.studies.study import open_study
+from mmdistill.studies.study import Study, open_study
 
 
 def show_plan(
@@ -34,10 +35,18 @@ def show_plan(
     root = study_folder(output, study.file.name)
     found = plan(study, root, cache_folder(cache, root), may_pilot=may_pilot)
     if as_json:
-        print_json(found)
+        print_json(found._asdict() | {"settings": _settings(study)})
     else:
         print(plan_text(found))
     return 0
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """Return every setting of a study, defaults included; ``run`` and the space are said arm by arm."""
+    file = study.file.as_json() | {"arms": study.resolved()["arms"]}
+    kept = {key: value for key, value in file.items() if key not in {"run", "designs"}}
+    shown: dict[str, Any] = redacted_tree(kept)
+    return shown
 
 
 def plan_text(found: Plan) -> str:

@@ -76,7 +76,8 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        # Without the sign of a zero that was rounded.
+        return f"{value + 0.0:.6g}"
     text = value if isinstance(value, str | Path) else json.dumps(plain(value))
     # A stray escape sequence in a name must not steer the terminal.
     shown = "".join(c if c.isprintable() else " " for c in str(text))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdistill.cli.folders import cache_folder, study_folder
+from mmdistill.cli.folders import cache_folder, made_folder, study_folder
 from mmdistill.cli.printing import command_line, print_json, say
 from mmdistill.cli.progress import progress_of
 from mmdistill.cli.reading import readable
@@ -85,8 +85,8 @@ def run_study(
     """
     address = checked_address(address)
     study = open_study(readable(file), edits)
-    root = study_folder(output, study.file.name)
-    cache = cache_folder(cache, root)
+    root = made_folder(study_folder(output, study.file.name), "--output")
+    cache = cache_folder(cache, root) if cache is None else made_folder(cache_folder(cache, root), "--cache")
     with Lease(root, takeover=takeover) as lease:
         study = _with_lanes(study, lanes_on_record(root), address)
         folder = _folder(study, root, file, lease)

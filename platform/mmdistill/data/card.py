@@ -14,7 +14,7 @@ from mmdistill.settings import Settings, problems_of
 # Names travel into file names, dotted paths and TensorBoard tags.
 ModalityName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=40)]
 LARGEST_CARD_BYTES = 1 << 20
-# Keys that a card may have for its readers, and that nothing here needs.
+# Keys that a card may have for its readers, and that nothing here needs; `notes` may be anything.
 DOCUMENTED_EXTRAS = frozenset({"target", "metric", "pairing", "official_split", "notes"})
 
 
@@ -105,7 +105,7 @@ def read_card(path: Path) -> CardFile:
         try:
             read.append(model.model_validate({key: tree[key] for key in keys & set(tree)}))
         except ValidationError as error:
-            problems += problems_of(error, str(file))
+            problems += problems_of(error, str(file), model)
     if problems:
         raise DataError(sorted(problems))
     return CardFile(file, *read)
@@ -121,6 +121,9 @@ def _json_object(file: Path) -> dict[str, Any]:
         raise DataError([Problem(where, "a card must be smaller than 1 MiB", "give the card, not the data")])
     try:
         tree = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+    except UnicodeDecodeError:
+        mend = "give the path of a card.json or its folder, not that of the data"
+        raise DataError([Problem(where, "not readable as JSON: it is no text", mend)]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError([Problem(where, f"not readable as JSON: {error}", "correct the file")]) from error
     if not isinstance(tree, dict):
@@ -138,10 +141,9 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _misspelt_keys(file: Path, keys: set[str], known: set[str]) -> list[Problem]:
-    # An unknown key is the owner's business unless it looks like one of ours.
-    problems = []
-    for key in sorted(keys - known - DOCUMENTED_EXTRAS):
-        problem = unknown_name("key of a card", key, f"{file}: {key}", sorted(known))
-        if problem.mend.startswith("did you mean"):
-            problems.append(problem)
-    return problems
+    """Return the keys that are nearly known; any other is for other readers of the card."""
+    found = [
+        unknown_name("key of a card", key, f"{file}: {key}", sorted(known))
+        for key in sorted(keys - known - DOCUMENTED_EXTRAS)
+    ]
+    return [problem for problem in found if problem.mend.startswith("did you mean")]

@@ -125,7 +125,7 @@ def open_dataset(settings: DataSettings, where: str = "data") -> Dataset:
     try:
         return DATASETS[name].model_validate(options)
     except ValidationError as error:
-        raise ConfigError(problems_of(error, f"{where}.options")) from error
+        raise ConfigError(problems_of(error, f"{where}.options", DATASETS[name])) from error
 
 
 def check_data(settings: DataSettings, where: str) -> list[Problem]:
@@ -154,6 +154,14 @@ def with_counted_folds(settings: DataSettings) -> DataSettings:
     dataset = open_dataset(settings)
     samples = _loaded(dataset, dataset.version(), True, settings.modalities, settings.dataset)
     return settings.model_copy(update={"folds": counted(samples, settings.folds)})
+
+
+def training_rows(settings: DataSettings) -> int:
+    """Return how many training rows the smallest fold has; the settings must be sound."""
+    dataset = open_dataset(settings)
+    samples = _loaded(dataset, dataset.version(), True, settings.modalities, settings.dataset)
+    folds = counted(samples, settings.folds)
+    return min(int((parts_of(samples, folds, fold) == "train").sum()) for fold in folds.opened_folds)
 
 
 def open_fold(settings: DataSettings, fold: int, *, with_test: bool = False) -> FoldData:

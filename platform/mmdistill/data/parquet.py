@@ -52,7 +52,7 @@ class Columns:
     def labels(self) -> Labels:
         """Return int64 classes [N], or float32 targets [N, T]; zeros where something is wrong."""
         if self.card.task == "classification":
-            values = self._plain("label", "whole numbers", pa.types.is_integer)
+            values = self._plain("label", "whole numbers", pa.types.is_integer, _classes(self.card))
             return np.zeros(len(self), np.int64) if values is None else np.asarray(values, np.int64)
         columns = [self._plain(name, "numbers", _is_number) for name in self.card.targets]
         empty = np.zeros(len(self))
@@ -84,10 +84,12 @@ class Columns:
             return True
         near = difflib.get_close_matches(column, self._schema.names, n=1)
         mend = f"did you mean {near[0]!r}?" if near else f"the file has {', '.join(self._schema.names[:12])}"
+        if column == "group":
+            mend += "; where rows belong together in no way, number them"
         self.problems.append(Problem(f"{self.path}: {column}", "this column is missing", mend))
         return False
 
-    def _plain(self, column: str, kind: str, accepts: Any) -> Any:
+    def _plain(self, column: str, kind: str, accepts: Any, mend: str = "convert the column") -> Any:
         """Return a column without nulls, or None after noting a problem."""
         if not self._has(column):
             return None
@@ -96,7 +98,7 @@ class Columns:
         where = f"{self.path}: {column}"
         if not accepts(value_type):
             rule = f"must hold {kind}, but holds {value_type}"
-            self.problems.append(Problem(where, rule, "convert the column"))
+            self.problems.append(Problem(where, rule, mend))
             return None
         values = self._read([column])[column].combine_chunks()
         if values.null_count:
@@ -161,6 +163,10 @@ def _footer(path: Path) -> tuple[Any, int]:
 
 def _unreadable(path: Path, error: Exception) -> Problem:
     return Problem(str(path), f"not a readable Parquet file: {str(error).splitlines()[0]}", "write it again")
+
+
+def _classes(card: Card) -> str:
+    return f"number the classes 0 to {(card.classes or 2) - 1}; -1 is a training row without a label"
 
 
 def _counted(values: Any, rows: Any = None) -> str:

@@ -207,7 +207,9 @@ def _hint(connection: duckdb.DuckDBPyConnection, line: str, sql: str) -> str:
         # A field of a struct is written with its struct, and found by its last part.
         known = {name.rsplit(".", 1)[-1]: name for table in asked for name in _columns(connection, table)}
         word = column[1].rsplit(".", 1)[-1]
-        near = [known[name] for name in difflib.get_close_matches(word, known, n=3, cutoff=0.7)]
+        # A column that is there was not misspelt.
+        if known.get(word) != column[1]:
+            near = [known[name] for name in difflib.get_close_matches(word, known, n=3, cutoff=0.7)]
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"tables: {', '.join(TABLES)}; DESCRIBE trials lists the columns of one"

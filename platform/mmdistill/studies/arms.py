@@ -5,14 +5,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmdistill.data.opening import DataSettings, check_data
+from mmdistill.data.opening import DataSettings, check_data, training_rows
 from mmdistill.errors import ConfigError, InputError, Problem, UnknownNameError
 from mmdistill.pipeline.recipe import recipe, recipes
 from mmdistill.pipeline.run import RunSettings
 from mmdistill.registry import unknown_name
 from mmdistill.settings import edited, flattened, merged, problems_of
 from mmdistill.studies.designs import DESIGNS, Base, Design
-from mmdistill.studies.file import ArmEntry, StudyFile, broken_name_rule
+from mmdistill.studies.file import ArmEntry, StudyFile, broken_name_rule, known_keys
+from mmdistill.studies.space import ends
 from mmdistill.terms import TERMS
 
 # Drawn for every pair by the protocol.
@@ -64,7 +65,7 @@ def _generated(
     try:
         design = kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(problems_of(error, place)) from error
+        raise ConfigError(problems_of(error, place, kind)) from error
     key = "base" if "base" in tree else "bases"
     problems = [p for name in design.bases for p in _base_problems(name, entries, f"{place}.{key}")]
     if problems:
@@ -121,7 +122,8 @@ def runs_of(
             runs[entry.name] = _run(entry, file, where)
         except ConfigError as error:
             problems += error.problems
-    return runs, problems + _data_problems(runs, entries, where)
+    wrong = _data_problems(runs, entries, where)
+    return runs, [*problems, *(wrong or _batch_problems(runs, entries, file, where))]
 
 
 def _tree(entry: ArmEntry, file: StudyFile) -> dict[str, Any]:
@@ -137,9 +139,7 @@ def _run(entry: ArmEntry, file: StudyFile, where: str) -> RunSettings:
             [p._replace(where=f"{where}: arms.{entry.name}.{p.where}") for p in error.problems]
         ) from error
     except ConfigError as error:
-        raise ConfigError(
-            [p._replace(where=_place(p.where, entry, file, where)) for p in error.problems]
-        ) from error
+        raise ConfigError([_placed(problem, entry, file, where) for problem in error.problems]) from error
 
 
 def _resolved(entry: ArmEntry, file: StudyFile) -> RunSettings:
@@ -175,7 +175,7 @@ def _term_problems(tree: dict[str, Any]) -> list[Problem]:
         try:
             TERMS[name].settings_type.model_validate(settings)
         except ValidationError as error:
-            found = problems_of(error, f"terms.{name}")
+            found = problems_of(error, f"terms.{name}", TERMS[name].settings_type)
             problems += [
                 p._replace(where=p.where.replace(": ", ".").removesuffix(".(whole file)")) for p in found
             ]
@@ -184,7 +184,8 @@ def _term_problems(tree: dict[str, Any]) -> list[Problem]:
 
 
 def _problems_by_path(error: ValidationError) -> Iterator[Problem]:
-    for problem, detail in zip(problems_of(error, ""), error.errors(), strict=True):
+    found = problems_of(error, "", RunSettings, known_keys())
+    for problem, detail in zip(found, error.errors(), strict=True):
         if detail["loc"]:
             yield problem._replace(where=problem.where.removeprefix(": "))
         else:
@@ -192,6 +193,13 @@ def _problems_by_path(error: ValidationError) -> Iterator[Problem]:
             message = detail["msg"].removeprefix("Value error, ")
             for rule in message.split("; "):
                 yield Problem("", rule, "change one of the two")
+
+
+def _placed(problem: Problem, entry: ArmEntry, file: StudyFile, where: str) -> Problem:
+    place = _place(problem.where, entry, file, where)
+    # The paths of edits begin inside the run.
+    mend = problem.mend.replace("`run.", "`") if ".edits." in place else problem.mend
+    return Problem(place, problem.rule, mend)
 
 
 def _place(path: str, entry: ArmEntry, file: StudyFile, where: str) -> str:
@@ -228,3 +236,31 @@ def _data_problems(runs: Mapping[str, RunSettings], entries: Sequence[ArmEntry],
         except InputError as error:
             problems += error.problems
     return problems
+
+
+def _batch_problems(
+    runs: Mapping[str, RunSettings], entries: Sequence[ArmEntry], file: StudyFile, where: str
+) -> Iterator[Problem]:
+    """Return whose students draw batches that their training rows cannot fill; the data must be sound."""
+    kinds = {run.data.digest: run.data for run in runs.values()}
+    rows = {name: training_rows(data) for name, data in kinds.items()}
+    for entry in entries:
+        if entry.name not in runs:
+            continue
+        run = runs[entry.name]
+        most = rows[run.data.digest]
+        for at, size in _batch_sizes(run, entry, file, where):
+            if size > most:
+                rule = f"must be at most the number of training rows, {most}, but is {size}"
+                yield Problem(at, rule, "use a smaller batch")
+
+
+def _batch_sizes(run: RunSettings, entry: ArmEntry, file: StudyFile, where: str) -> Iterator[tuple[str, int]]:
+    """Return the sizes of an arm's batches, those it searches too, each with its place."""
+    yield _place("batch_size", entry, file, where), run.batch_size
+    searched = {**file.search.space, **entry.space}.get("batch_size", False)
+    if not isinstance(searched, bool):
+        place = f"arms.{entry.name}.space" if "batch_size" in entry.space else "search.space"
+        # What is no whole number is refused with the space.
+        sizes = [size for size in ends(searched) if type(size) is int]
+        yield f"{where}: {place}.batch_size", max(sizes, default=0)

@@ -7,6 +7,7 @@ import datetime
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,8 +23,9 @@ from pydantic import (
 )
 
 from mmdistill.errors import ConfigError, Problem
+from mmdistill.pipeline.parts import Parts
 from mmdistill.redaction import redacted
-from mmdistill.settings import Choice, Range, Settings, edited, flattened, problems_of
+from mmdistill.settings import Choice, Range, Settings, edited, flattened, key_paths, problems_of
 from mmdistill.training.race import RaceSettings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@=-]{0,79}")
@@ -247,7 +249,14 @@ def read_study_file(path: Path, edits: Sequence[str] = ()) -> StudyFile:
     try:
         return StudyFile.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError([_without_tags(problem) for problem in problems_of(error, where)]) from error
+        problems = problems_of(error, where, StudyFile, known_keys())
+        raise ConfigError([_without_tags(problem) for problem in problems]) from error
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """Return the dotted paths of all keys of a study file, but those of lists and of terms."""
+    return (*key_paths(StudyFile), *key_paths(Parts, "run."))
 
 
 def sound_part(path: Path, edits: Sequence[str] = ()) -> StudyFile | None:
@@ -347,7 +356,9 @@ def _edited(tree: dict[str, Any], edits: Sequence[str]) -> dict[str, Any]:
 def _edit(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
-        raise ConfigError([Problem(f"edit {text!r}", "an edit is `key=value`", "e.g. search.trials=4")])
+        raise ConfigError(
+            [Problem(f"edit {text!r}", "an edit is `path.to.setting=value`", "e.g. search.trials=4")]
+        )
     try:
         found = tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):

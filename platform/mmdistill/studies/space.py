@@ -70,7 +70,7 @@ def is_live(
         return False
     if path == "teachers.pool" and (run.trains_teacher() or (len(run.networks()) < 2 and not is_own)):
         return False
-    return isinstance(asked, bool) or any(_changes(run, path, value) for value in _ends(asked))
+    return isinstance(asked, bool) or any(_changes(run, path, value) for value in ends(asked))
 
 
 def inherited_paths(
@@ -152,7 +152,7 @@ def _changes(run: RunSettings, path: str, value: Any) -> bool:
     return canonical(changed).digest != canonical(run).digest
 
 
-def _ends(dimension: Dimension) -> list[Any]:
+def ends(dimension: Dimension) -> list[Any]:
     """Return every alternative, or both ends of an interval."""
     if isinstance(dimension, Choice):
         return list(dimension.choice)
@@ -166,7 +166,7 @@ def _end_problems(path: str, dimension: Dimension, run: RunSettings, at: str) ->
     if is_whole and isinstance(dimension, Range) and not dimension.integer:
         yield Problem(at, "this setting takes whole numbers only", "add `integer = true`")
         return
-    for value in _ends(dimension):
+    for value in ends(dimension):
         message = refusal(run, {path: value})
         if message:
             yield Problem(at, f"{value!r} is not allowed: {message}", "narrow the space")
@@ -178,8 +178,8 @@ def _pair_problems(space: Mapping[str, Dimension], run: RunSettings, at: str) ->
     for first, second in combinations(space, 2):
         if first not in choices or second not in choices:
             continue
-        for one in _ends(space[first]):
-            for other in _ends(space[second]):
+        for one in ends(space[first]):
+            for other in ends(space[second]):
                 message = refusal(run, {first: one, second: other})
                 if message:
                     rule = f"{first} = {one!r} is not allowed with {second} = {other!r}: {message}"
