@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from mmdistill.few_pairs import smallest_p, too_few, too_few_alone
 from mmdistill.statistics import (
     Interval,
     concordance,
@@ -19,10 +20,8 @@ from mmdistill.statistics import (
     holm,
     ratio,
     sign_flip_test,
-    smallest_p,
     t_interval,
     t_test,
-    too_few,
     verdict,
 )
 
@@ -112,6 +111,22 @@ def test_too_few_pairs_are_refused_with_the_number_that_could_do():
         "n = 5 is too small: the exact sign-flip test of 2 planned contrast(s) cannot go below "
         "p = 0.12 after Holm; n = 7 could reach 0.05"
     )
+
+
+def test_one_unplanned_effect_that_cannot_pass_is_told_with_what_could():
+    assert too_few_alone(6, 1) is None
+    assert too_few_alone(10, 25) is None
+    assert too_few_alone(17, 1000) is None
+    assert too_few_alone(6, 12) == (
+        "With n = 6 no p can be below 0.031: one true effect alone among the 12 unplanned "
+        "comparison(s) cannot pass Benjamini-Hochberg, unless 8 are that clear together; plan the "
+        "contrasts that matter, or take n = 9"
+    )
+    assert "nor could all together" in too_few_alone(4, 3)
+    # What it says is what the adjustment does, on either side of its bounds.
+    for n, clear, passes in [(6, 1, False), (6, 7, False), (6, 8, True), (8, 1, False), (9, 1, True)]:
+        adjusted = false_discovery([smallest_p(n)] * clear + [1.0] * (12 - clear))
+        assert (min(adjusted) < 0.05) is passes
 
 
 # Cohen (1988): d = .5 is found with n = 34, d = .996 with n = 10; two-sided .05, power .8.

@@ -121,7 +121,7 @@ def sign_flip_test(differences: npt.ArrayLike) -> float:
     """Return the two-sided p of the paired sign-flip test on the mean.
 
     Exact over all 2**n sign patterns up to n = 16, Student's t beyond; 1 without differences. The smallest
-    value it can take is :func:`smallest_p`.
+    value it can take is :func:`mmdistill.few_pairs.smallest_p`.
     """
     values_N = np.asarray(differences, dtype=np.float64)
     if values_N.size > EXACT_UP_TO:
@@ -131,23 +131,6 @@ def sign_flip_test(differences: npt.ArrayLike) -> float:
     # Equal totals may differ in the last bits, summed in another order.
     observed = abs(float(values_N.sum())) - 1e-12 * float(np.abs(values_N).sum())
     return float((totals >= observed).mean())
-
-
-def smallest_p(n: int) -> float:
-    """Return the smallest p the exact sign-flip test can reach with ``n`` pairs."""
-    return min(1.0, 2.0 ** (1 - n)) if n <= EXACT_UP_TO else 0.0
-
-
-def too_few(n: int, family: int) -> str | None:
-    """Return why a family of exact sign-flip tests on ``n`` pairs cannot reach .05; None where it can."""
-    floor = smallest_p(n) * family
-    if floor < ALPHA:
-        return None
-    enough = next(more for more in range(n + 1, 64) if smallest_p(more) * family < ALPHA)
-    return (
-        f"n = {n} is too small: the exact sign-flip test of {family} planned contrast(s) cannot go below "
-        f"p = {min(floor, 1.0):.2g} after Holm; n = {enough} could reach {ALPHA:g}"
-    )
 
 
 def detectable_difference(

@@ -33,6 +33,7 @@ def test_compare_prints_arms_by_data_sets(call, finished, tmp_path):
     # Two studies on the same data are one data set.
     assert header.split() == ["arm", "mean", "rank", "planted"]
     assert {arm.split()[0] for arm in arms} == {"student_only", "hinton"}
+    assert "- planted is averaged over the runs" not in answer.out
     assert "- No test: 1 data set(s) are too few to compare arms over data sets, which takes 4" in answer.out
 
 

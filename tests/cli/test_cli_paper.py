@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from mmdistill.cli.table import chosen
 from mmdistill.records.sealed import seal, unseal
 
 
@@ -52,6 +53,17 @@ def test_table_names_every_wrong_name_at_once(call, finished):
         "mmdistill: --rows: no arm is called 'hintom'; did you mean 'hinton'?",
         "mmdistill: --columns: no column is called 'scor'; did you mean 'score'?",
     ]
+
+
+def test_rows_may_be_named_as_the_arm_that_was_merged(capsys):
+    known = {"alone@1": "hinton", "alone": "alone", "hinton": "hinton"}
+    problems = []
+    assert chosen(known, [], "arm", "--rows", problems) == ["alone", "hinton"]
+    assert capsys.readouterr().err == ""
+    assert chosen(known, ["alone@1"], "arm", "--rows", problems) == ["hinton"]
+    assert chosen(known, ["alone*", "hinton"], "arm", "--rows", problems) == ["hinton", "alone"]
+    assert capsys.readouterr().err == "alone@1 is hinton here: equal arms are one\n" * 2
+    assert problems == []
 
 
 def test_figure_writes_into_the_study_or_elsewhere(call, finished, tmp_path):

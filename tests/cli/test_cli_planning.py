@@ -85,6 +85,7 @@ def test_a_pilot_prices_what_was_never_timed(call, file, tmp_path):
 
 def test_too_few_pairs_promise_nothing(call, file, tmp_path):
     text = call("plan", file, "--output", tmp_path / "new", "--no-pilot").out
+    assert "unplanned" not in text
     assert "No significance can be promised: n = 2 is too small: the exact sign-flip test of 1" in text
     assert re.search(r"Teachers: 4 trainings with their out-of-fold copies, 5 if every run", text)
     assert "Not in it: 22 runs and stages that were never timed on this machine." in text

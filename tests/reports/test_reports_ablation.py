@@ -186,6 +186,24 @@ def test_too_few_pairs_are_named_with_the_number_that_would_do(made):
     assert {claim.verdict for claim in ablation.contrasts} == {"cannot tell"}
 
 
+def test_an_unplanned_effect_that_cannot_pass_alone_is_named(new_study):
+    arms = [{"name": name, "baseline": "student_only"} for name in ("student_only", "one", "two", "three")]
+    study = new_study(arms, contrasts=[("Does one help?", "one", "student_only")], reference="student_only")
+    study.fill({"student_only": 0.5, "one": 0.5, "two": 0.99, "three": 0.5}, seeds=6)
+    ablation = summarise_tables(study.tables())
+    (warning,) = [line for line in ablation.warnings if "unplanned" in line]
+    # `two` and `three` against the baseline; the planned one counts in a family of its own.
+    assert warning.startswith(
+        "With n = 6 no p can be below 0.031: one true effect alone among the 2 unplanned "
+        "comparison(s) cannot pass Benjamini-Hochberg, unless 2 are that clear together; plan the "
+        "contrasts that matter, or take n = 7"
+    )
+    found = next(arm.against_baseline for arm in ablation.arms if arm.name == "two")
+    assert (found.p, found.adjusted_p, found.verdict) == (2 / 64, 4 / 64, "cannot tell")
+    study.fill({"student_only": 0.5, "one": 0.5, "two": 0.99, "three": 0.5}, seeds=1, first=6)
+    assert not any("unplanned" in line for line in summarise_tables(study.tables()).warnings)
+
+
 def test_before_the_test_is_opened_validation_is_shown_without_verdicts(made):
     made.trials = [run for run in made.trials if run.phase != "test"]
     made.predictions, made.openings = [], []

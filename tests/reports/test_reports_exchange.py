@@ -245,6 +245,37 @@ def test_two_students_alone_at_one_fraction_are_no_curve(new_study):
     )
 
 
+def with_settings(study, settings):
+    """Return the tables of a study with these settings by arm."""
+    study.trials = [replace(trial, config_json=json.dumps(settings[trial.arm])) for trial in study.trials]
+    return study.tables()
+
+
+@pytest.mark.parametrize(
+    ("other", "teachers", "is_alone"),
+    [
+        ({}, [], True),
+        ({"terms": {"concordance": {"weight": 0.5}}}, [], False),
+        ({"epochs": 10}, [], False),
+        ({}, ["joint"], False),
+    ],
+)
+def test_a_control_that_is_the_student_alone_ends_the_curve(new_study, other, teachers, is_alone):
+    shares = {"student_only": 0.1, "student_only@2": 0.25, "student_only@3": 0.5}
+    arms = [{"name": name, "recipe": "student_only"} for name in shares]
+    control = {"name": "ccc.supervised", "recipe": "ccc", "teachers": teachers}
+    study = new_study([*arms, control | {"note": "also student_only@4"}])
+    study.fill(dict.fromkeys(shares, 0.5) | {"ccc.supervised": 0.8}, seeds=3)
+    settings = {
+        name: {"epochs": 5, "terms": {}, "data": {"label_fraction": share}} for name, share in shares.items()
+    }
+    none = {"epochs": 5, "terms": {"concordance": {"weight": 0.0}}, "data": {"label_fraction": 1.0}}
+    tables = with_settings(study, settings | {"ccc.supervised": none | other})
+    (curve,) = exchange(readings_of(tables), labels_of(tables["trials"])).curves
+    assert curve.arms == (*shares, *(["ccc.supervised"] if is_alone else []))
+    assert [worth.arm for worth in curve.worths] == ([] if is_alone else ["ccc.supervised"])
+
+
 def test_nothing_confirmed_is_said(made):
     made.trials = [trial for trial in made.trials if trial.phase == "search"]
     made.predictions, made.openings = [], []

@@ -114,6 +114,31 @@ def test_a_teacher_no_better_than_the_student_bounds_nothing(taught):
     )
 
 
+def test_a_gap_that_is_hardly_known_is_not_divided_by(taught):
+    study, *_ = taught()
+    # Teachers .01 to .21 above the student alone: an interval from .03 to .19.
+    beyond = {f"outputs{seed}": 0.01 + 0.04 * seed for seed in range(6)}
+    confirmed = [run for run in study.trials if (run.arm, run.phase) == ("student_only", "confirm")]
+    alone = {run.pair_id: run.metrics["accuracy"] for run in confirmed}
+    study.stages = [
+        replace(row, metrics={"joint_accuracy": alone[row.pair_id] + beyond[row.stage_key]})
+        if row.stage_key in beyond
+        else row
+        for row in study.stages
+    ]
+    (found,) = shares_of(study)
+    assert found.gap.low > 0
+    assert found.share is None
+    assert found.reason == (
+        "how far joint beats student_only is not clear: the interval is wider than the gap itself"
+    )
+    tables = study.tables()
+    assert curve_notes(curves_of(readings_of(tables), tables))[-1] == (
+        "No share of the gap where the 95 % interval of teacher minus student alone includes 0 or is wider "
+        "than that difference: hinton"
+    )
+
+
 def test_a_teacher_that_learns_along_is_read_from_the_runs_themselves(taught):
     study, *_ = taught()
     study.stages = []

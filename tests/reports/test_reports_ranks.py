@@ -1,5 +1,6 @@
 """Ranks over data sets: against SciPy, a published critical difference, and by false positives."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ def studies(score_DA, arms=None, **study):
                 "dataset": f"data{d}",
                 "data_fingerprint": f"{d}",
                 "score": "accuracy",
+                "trials": 4,
             }
             | study,
             declared=[Declared(name) for name in names],
@@ -103,6 +105,65 @@ def test_studies_on_the_same_data_are_one_data_set():
     assert found.mean_ranks == (1.5, 1.5)
 
 
+def test_an_arm_counts_that_any_study_on_each_data_set_read():
+    one, two = studies([[0.6, 0.8, 0.7], [0.9, 0.7, 0.6]], data_fingerprint="same", dataset="digits")
+    (other,) = studies([[0.5, 0.6, 0.7]])
+    del one.arms["arm2"], other.arms["arm1"]
+    two.arms["arm0"].runs["p2"] = {"metrics": {"accuracy": 0.9}}
+    found = ranks([one, two, other])
+    assert found.arms == ("arm0", "arm2")
+    # Every run counts once: two of .6 and three of .9; arm2 of the second study alone.
+    assert np.array(found.scores) == pytest.approx(np.array([[(2 * 0.6 + 3 * 0.9) / 5, 0.6], [0.5, 0.7]]))
+    assert found.studies == ((("study0", "study1"), ("study1",)), (("study0",), ("study0",)))
+    assert found.left_out == {"arm1": "only on digits"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "told"),
+    [
+        ({"data.label_fraction": 0.5}, {}, "data.label_fraction (study0: 1.0, study1: 0.5)"),
+        ({"epochs": 15}, {}, "epochs (study0: 40, study1: 15)"),
+        ({"optimiser.rate": "searched"}, {}, "optimiser.rate (study0: none, study1: searched)"),
+        ({}, {"trials": 8}, "search.trials (study0: 4, study1: 8)"),
+    ],
+)
+def test_studies_with_unlike_settings_are_never_averaged(settings, columns, told):
+    one, two = studies([[0.6, 0.8], [0.9, 0.7]], data_fingerprint="same", dataset="digits")
+    (other,) = studies([[0.5, 0.6]])
+    usual = {"data.label_fraction": 1.0, "epochs": 40}
+    one = one._replace(settings={"arm0": usual, "arm1": usual})
+    two = two._replace(settings={"arm0": usual, "arm1": usual | settings}, study=two.study | columns)
+    found = ranks([one, two, other])
+    assert found.datasets == ("data0",)
+    why = f"its studies study0, study1 differ in {told}; give one of them, or like ones"
+    assert found.left_out == {"data set digits": why}
+    assert ranks([two, other]).left_out == {}
+
+
+def test_studies_on_the_same_data_that_share_no_arm_are_compared_apart():
+    one, two = studies([[0.6, 0.8], [0.9, 0.7]], data_fingerprint="same", dataset="digits")
+    two = two._replace(arms={"other": two.arms["arm0"]})
+    why = "its studies study0, study1 share no arm; compare them apart"
+    assert ranks([one, two]).left_out == {"data set digits": why}
+
+
+def test_other_labels_or_lengths_on_other_data_are_a_caution():
+    one, two = studies([[0.6, 0.8], [0.9, 0.7]])
+    one = one._replace(settings={"arm0": {"data.label_fraction": 1.0, "batch_size": 8}})
+    two = two._replace(settings={"arm0": {"data.label_fraction": 0.5, "batch_size": 64}})
+    told = "The data sets differ in data.label_fraction of arm0 (data0: 1.0, data1: 0.5)"
+    assert ranks([one, two]).cautions == (told,)
+
+
+def test_settings_are_read_without_what_tells_runs_apart(made):
+    data = {"dataset": "here", "label_fraction": 0.5}
+    config = json.dumps({"data": data, "seed": 3, "fold": 1, "optimiser": {"rate": 0.1}})
+    searched = {"optimiser.rate": 0.1, "terms.softened_logits.weight": None}
+    made.trials = [replace(run, config_json=config, parameters=searched) for run in made.trials]
+    found = readings_of(made.tables()).settings
+    assert found["hinton"] == {"data.label_fraction": 0.5, "optimiser.rate": "searched"}
+
+
 def test_data_sets_of_one_name_are_told_apart_by_their_studies():
     found = ranks(studies([[0.6, 0.8], [0.9, 0.7]], dataset="planted"))
     assert found.datasets == ("study0", "study1")
@@ -122,7 +183,7 @@ def test_what_does_not_count_is_named(made):
     assert set(found.arms) == {"student_only", "hinton"}
     assert found.left_out == {
         "study closed": "its test split was not opened yet",
-        "new": "only in study0",
+        "new": "only on data0",
         "student_only.frozen": "frozen: biased towards another arm",
     }
 

@@ -43,6 +43,22 @@ def test_the_runs_behind_a_cell_average_to_it(root):
     assert found.rerun == f"mmdistill rerun {root} --arm hinton"
 
 
+def test_the_name_of_a_merged_arm_leads_to_the_one_it_was_merged_into(made, tmp_path):
+    arms = json.loads(made.study.arms_json)
+    arms[2]["note"] = "also student_only@label_fraction=1, other"
+    folder = StudyFolder.create(
+        tmp_path / "study", dataclasses.replace(made.study, arms_json=json.dumps(arms)), "", {}
+    )
+    folder.put_final(Final("all", "test", trials=made.trials, predictions=made.predictions))
+    for name in ("student_only@label_fraction=1", "other"):
+        found = why(folder.root, name)
+        assert found == why(folder.root, "hinton")
+        assert (found.arm, found.aliases) == ("hinton", ("student_only@label_fraction=1", "other"))
+        assert runs_behind(folder.root, name) == [run.trial_id for run in found.runs]
+    with pytest.raises(UnknownNameError, match="did you mean 'student_only@label_fraction=1'"):
+        why(folder.root, "student_only@label_fraction=2")
+
+
 def test_what_is_left_out_is_listed_with_its_reason(root):
     found = why(root, "hinton")
     assert [(one.trial_id, one.reason) for one in found.excluded] == [("hinton-test-3-0", "its process died")]
@@ -55,6 +71,13 @@ def test_settings_are_those_all_runs_share(root):
     assert found.settings == {"epochs": 4, "terms.hinton.weight": 2.0, "options": {}}
     assert found.parameters == {"all folds": {"terms.hinton.weight": 2.0}}
     assert found.provenance["data_fingerprint"] == "0" * 16
+
+
+def test_attempts_of_a_version_without_columns_for_the_code_tell_nothing(made):
+    made.add_attempt("test-0-0", 5)
+    columns = ["git_commit", "git_dirty", "package_version", "python", "torch"]
+    attempts = made.tables()["attempts"].drop_columns(columns)
+    assert made_with(attempts, [run.__dict__ for run in made.trials]) == {}
 
 
 def test_code_that_differed_between_the_runs_is_listed(root):

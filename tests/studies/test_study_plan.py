@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from mmdistill.cluster.inline import run_inline
+from mmdistill.few_pairs import too_few_alone
 from mmdistill.pipeline.cache import StageCache
-from mmdistill.records.tables import compact
+from mmdistill.records.tables import compact, latest
+from mmdistill.reports.ablation import summarise_tables
 from mmdistill.statistics import detectable_difference
 from mmdistill.studies import power
 from mmdistill.studies.plan import plan
@@ -117,6 +119,18 @@ def test_the_spread_of_earlier_studies_turns_into_units_of_the_score(run, put_to
     assert earlier_spread(decoy, decoy.arms, tmp_path) == (None, None)
     folded = put_together(tiny, 'run.data.folds={scheme="stratified", count=3}')
     assert earlier_spread(folded, folded.arms, tmp_path) == (None, None)
+
+
+def test_a_plan_counts_the_unplanned_comparisons_as_the_report_does(begin, put_together, text, tmp_path):
+    text = text.replace('name = "', 'reference = "hinton"\nname = "', 1)
+    study = put_together(text, "confirm.pairs=6")
+    (found,) = powers_of(study, tmp_path)
+    arms = summarise_tables(latest(begin(study, tmp_path / "study").folder)).arms
+    shown = [(arm.against_baseline, arm.against_reference, arm.against_base) for arm in arms]
+    claims = [claim for several in shown for claim in several if claim and claim.question is None]
+    assert found.unplanned == len({frozenset({claim.arm, claim.against}) for claim in claims}) > 1
+    assert found.caution == too_few_alone(6, found.unplanned)
+    assert powers_of(put_together(text, "confirm.pairs=16"), tmp_path)[0].caution is None
 
 
 def test_a_damaged_neighbour_costs_nothing(put_together, tiny, tmp_path):

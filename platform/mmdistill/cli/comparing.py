@@ -52,12 +52,28 @@ def _text(found: Ranks) -> str:
     ]
     notes = [
         "Mean score per data set over its seeds; a data set is one replicate. Rank 1 is best",
+        *_pooled(found),
         *_answer(found),
         *found.cautions,
-        *(f"Left out, {why}: {', '.join(names)}" for why, names in _by_reason(found.left_out).items()),
+        *(_left_out(why, names) for why, names in _by_reason(found.left_out).items()),
     ]
     table = text_table(["arm", "mean rank", *found.datasets], lines)
     return f"{table}\n\n{points(notes)}"
+
+
+def _pooled(found: Ranks) -> list[str]:
+    """Return for each data set that several studies stand behind, whose runs each score is of."""
+    told = []
+    for dataset, behind in zip(found.datasets, found.studies, strict=True):
+        arms: dict[str, list[str]] = {}
+        for arm, names in zip(found.arms, behind, strict=True):
+            arms.setdefault(" and ".join(names), []).append(arm)
+        if any(len(names) > 1 for names in behind) or len(arms) > 1:
+            told.append(
+                f"{dataset} is averaged over the runs of studies with equal settings: "
+                + "; ".join(f"{', '.join(one)} of {names}" for names, one in arms.items())
+            )
+    return told
 
 
 def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
@@ -65,6 +81,11 @@ def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
     for name, why in left_out.items():
         reasons.setdefault(why, []).append(name)
     return reasons
+
+
+def _left_out(why: str, names: Sequence[str]) -> str:
+    first, rest = (names[0], why) if len(names) == 1 else (why, ", ".join(names))
+    return f"Left out, {first}: {rest}"
 
 
 def _answer(found: Ranks) -> list[str]:

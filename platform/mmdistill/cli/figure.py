@@ -11,6 +11,7 @@ from mmdistill.cli.table import chosen
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
+from mmdistill.reports.arms import arm_names
 from mmdistill.reports.figures.base import Sources
 from mmdistill.reports.figures.drawing import draw
 from mmdistill.reports.readings import readings_of
@@ -45,7 +46,8 @@ def show_figures(
     target = figures_folder(output, folder.root)
     sources = Sources(latest(folder), curves=curves)
     problems: list[Problem] = []
-    names = chosen([arm.name for arm in sources.ablation.arms], rows, "arm", "--rows", problems)
+    known = arm_names(arm.declared for arm in sources.ablation.arms)
+    names = chosen(known, rows, "arm", "--rows", problems)
     if problems:
         raise InputError(problems)
     sources.names = names

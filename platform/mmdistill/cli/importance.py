@@ -1,12 +1,15 @@
 """`mmdistill importance`: which hyperparameters mattered in the searches of a study."""
 
+import dataclasses
 from pathlib import Path
 
 from mmdistill.cli.printing import points, print_json, text_table
 from mmdistill.cli.reading import readable
+from mmdistill.cli.table import say_merged
 from mmdistill.errors import InputError
 from mmdistill.records.study import StudyFolder
 from mmdistill.registry import unknown_name
+from mmdistill.reports.arms import arm_names, declared_arms
 from mmdistill.reports.importance import ANSWERS, Importance, Method, Search, importance, searches_of
 
 
@@ -21,13 +24,17 @@ def show_importance(study: Path, arm: str | None, method: Method, *, as_json: bo
 
 
 def _chosen(study: Path, arm: str | None) -> list[Search]:
-    searches = searches_of(StudyFolder.open(readable(study)))
+    folder = StudyFolder.open(readable(study))
+    searches = searches_of(folder)
     if arm is None:
         return searches
     names = [search.arm for search in searches]
-    if arm not in names:
-        raise InputError([unknown_name("searched arm", arm, "--arm", names)])
-    return [search for search in searches if search.arm == arm]
+    declared = declared_arms(dataclasses.asdict(folder.row), names)
+    known = {name: target for name, target in arm_names(declared).items() if target in names}
+    if arm not in known:
+        raise InputError([unknown_name("searched arm", arm, "--arm", list(known))])
+    say_merged(known, [arm])
+    return [search for search in searches if search.arm == known[arm]]
 
 
 def _text(found: list[Importance], method: Method) -> str:

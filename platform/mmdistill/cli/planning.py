@@ -147,6 +147,8 @@ def _powers(powers: Sequence[Power]) -> Iterator[str]:
     for power in powers:
         # Whose folds they are is worth saying only where there are several.
         yield _power(power) + (f" That is for {', '.join(power.arms)}." if len(powers) > 1 else "")
+        if power.caution:
+            yield f"{power.caution}."
 
 
 def _power(power: Power) -> str:

@@ -1,17 +1,18 @@
 """`mmdistill table`: the verdicts and the ablation table, for people, programs and papers."""
 
 import fnmatch
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mmdistill.cli.printing import print_json
+from mmdistill.cli.printing import print_json, say
 from mmdistill.cli.reading import readable
 from mmdistill.errors import InputError, Problem
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.registry import unknown_name
 from mmdistill.reports.ablation import Ablation, summarise_readings
+from mmdistill.reports.arms import arm_names
 from mmdistill.reports.columns import columns_of, usual
 from mmdistill.reports.paper import STANDALONE, caption, latex, paper_notes, web
 from mmdistill.reports.readings import Readings, readings_of
@@ -54,8 +55,8 @@ def show_table(
         problems += error.problems
         readings = readings_of(tables)
     ablation = summarise_readings(readings)
-    arms = chosen([arm.name for arm in ablation.arms], rows, "arm", "--rows", problems)
-    shown = chosen(list(columns_of(ablation)), columns, "column", "--columns", problems)
+    arms = chosen(arm_names(arm.declared for arm in ablation.arms), rows, "arm", "--rows", problems)
+    shown = chosen({name: name for name in columns_of(ablation)}, columns, "column", "--columns", problems)
     if problems:
         raise InputError(problems)
     if layout in ("markdown", "csv", "json") and not (rows or columns):
@@ -73,19 +74,35 @@ def _format_problems(layout: Layout, *, standalone: bool) -> list[Problem]:
 
 
 def chosen(
-    known: Sequence[str], asked: Sequence[str], kind: str, where: str, problems: list[Problem]
+    known: Mapping[str, str], asked: Sequence[str], kind: str, where: str, problems: list[Problem]
 ) -> list[str]:
-    """Return the names that were asked for, by themselves or by a pattern; all of them if none were."""
+    """Return what was asked for, by a name or by a pattern; everything if nothing was.
+
+    Args:
+        known: what each name leads to, see :func:`mmdistill.reports.arms.arm_names`.
+        asked: names and patterns.
+        kind: what they name.
+        where: the flag.
+        problems: gets those that match nothing.
+    """
     if not asked:
-        return list(known)
+        return [name for name, target in known.items() if name == target]
     found: dict[str, None] = {}
     for name in asked:
         # An arm may be called like a pattern.
         matches = [name] if name in known else fnmatch.filter(known, name)
         if not matches:
             problems.append(unknown_name(kind, name, where, list(known)))
-        found |= dict.fromkeys(matches)
+        say_merged(known, matches)
+        found |= dict.fromkeys(known[match] for match in matches)
     return list(found)
+
+
+def say_merged(known: Mapping[str, str], names: Sequence[str]) -> None:
+    """Say which of some names lead to another arm."""
+    for name in names:
+        if known[name] != name:
+            say(f"{name} is {known[name]} here: equal arms are one")
 
 
 def _print_all(ablation: Ablation, layout: Layout, curves: Curves | None) -> None:

@@ -25,8 +25,10 @@ def _parts(found: Why) -> list[str]:
         "validation": "validation rows, test not opened yet",
         "search": "validation rows, best search trial",
     }
+    also = f" (also {', '.join(found.aliases)}: equal arms are one)" if found.aliases else ""
     title = (
-        f"{found.study}: {found.arm}, {found.metric} {score(found.interval).text} on {where[found.basis]}, "
+        f"{found.study}: {found.arm}{also}, "
+        f"{found.metric} {score(found.interval).text} on {where[found.basis]}, "
         f"n = {found.interval.n} {found.replicate} from {len(found.runs)} runs"
     )
     columns = ["trial_id", "pair_id", "fold", "seed_index", "seed", "value", "epoch", "lanes", "opening"]

@@ -21,6 +21,7 @@ from mmdistill.reports.claims import (
     planned_claims,
     sentence,
     too_few,
+    too_few_alone,
     turned_round,
 )
 from mmdistill.reports.contributions import Lattice, contributions
@@ -293,9 +294,8 @@ def _warnings(readings: Readings, arms: Sequence[ArmSummary], contrasts: Sequenc
         warnings.append(
             "best trial of each search on validation rows, nothing repeated yet: no comparison holds"
         )
-    few = too_few(contrasts)
-    if few and judged:
-        warnings.append(few)
+    if judged:
+        warnings += [few for few in (too_few(contrasts), too_few_alone(_shown(arms))) if few]
     warnings += [f"{arm.name} lacks the pairs {', '.join(arm.missing)}" for arm in arms if arm.missing]
     warnings += [
         f"{arm.name} is not compared with {arm.declared.baseline}: it was tested on other folds"

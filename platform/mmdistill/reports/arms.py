@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 # Designs name the frozen reading of an arm like that arm, and this.
 _FROZEN = ".frozen"
+# A note begins so; names have no comma.
+_ALSO = "also "
 
 
 class Declared(NamedTuple):
@@ -51,6 +53,11 @@ class Declared(NamedTuple):
         """Return the name that the re-tuned and the frozen reading of one change share."""
         return self.name.removesuffix(_FROZEN) if self.frozen else self.name
 
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Return the names of the equal arms that were merged into it."""
+        return tuple(self.note.removeprefix(_ALSO).split(", ")) if self.note else ()
+
 
 def declared_arms(study: Mapping[str, Any], found: Iterable[str]) -> list[Declared]:
     """Return the arms of a study, then any others that left a row.
@@ -62,6 +69,13 @@ def declared_arms(study: Mapping[str, Any], found: Iterable[str]) -> list[Declar
     stated = [_declared(entry, common) for entry in json.loads(study["arms_json"])]
     rest = sorted(set(found) - {arm.name for arm in stated})
     return _by_base(stated) + [Declared(name, **common) for name in rest]
+
+
+def arm_names(arms: Iterable[Declared]) -> dict[str, str]:
+    """Return every name that leads to an arm, and the arm's own: itself, then those merged into it."""
+    arms = list(arms)
+    merged = {alias: arm.name for arm in arms for alias in arm.aliases}
+    return merged | {arm.name: arm.name for arm in arms}
 
 
 def _declared(entry: Mapping[str, Any], common: Mapping[str, str]) -> Declared:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mmdistill import statistics
+from mmdistill import few_pairs
 from mmdistill.reports.evidence import Paired, Scheme
 from mmdistill.statistics import Interval, Verdict, false_discovery, holm, verdict
 
@@ -190,4 +190,11 @@ def _range(name: str, interval: Interval, sign: int) -> str:
 def too_few(claims: Sequence[Claim]) -> str | None:
     """Return a warning if the exact test of few replicates cannot reach .05 with the smallest n planned."""
     exact = [claim.seeds.n for claim in claims if claim.seeds.n and claim.scheme.replicate != "folds"]
-    return statistics.too_few(min(exact), len(claims)) if exact else None
+    return few_pairs.too_few(min(exact), len(claims)) if exact else None
+
+
+def too_few_alone(claims: Sequence[Claim]) -> str | None:
+    """Return a warning if one unplanned claim alone cannot pass its adjustment, with the smallest n."""
+    unplanned = {frozenset({claim.arm, claim.against}): claim for claim in claims if claim.question is None}
+    exact = [c.seeds.n for c in unplanned.values() if c.seeds.n and c.scheme.replicate != "folds"]
+    return few_pairs.too_few_alone(min(exact), len(unplanned)) if exact else None

@@ -5,7 +5,7 @@ Axes: A arms, N replicates, F label fractions, G points between the smallest and
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import optimize, stats
 
+from mmdistill.reports.arms import Declared
 from mmdistill.reports.evidence import replicates
 from mmdistill.reports.readings import Readings
 from mmdistill.statistics import Array, Interval
@@ -24,6 +25,8 @@ _FEWEST = 3
 _REPLICATES = 2
 _POINTS = 400
 _ROUNDING = 1e-12
+# What decides a student that nobody teaches, beside its data.
+_STUDENT = ("network.", "hallucinator.", "student.", "optimiser.", "epochs", "batch_size")
 
 
 class Labels(NamedTuple):
@@ -141,22 +144,40 @@ def _alone_arms(readings: Readings, labels: Mapping[str, Labels]) -> dict[str, d
     """Return the arms without a teacher, by the student's data and then by label fraction.
 
     They have the recipe of the study's baseline; where several do at one fraction, those count that others
-    are compared with.
+    are compared with. Where none does, an arm counts whose student is the baseline's and is taught nothing.
     """
     recipe = {arm.name: arm.recipe for arm in readings.declared}[readings.study["baseline"]]
     baselines = {readings.study["baseline"], *(arm.baseline for arm in readings.declared)}
-    found: dict[str, dict[float, list[str]]] = {}
+    found: dict[str, dict[float, list[Declared]]] = {}
     for arm in readings.declared:
-        if arm.recipe == recipe and not arm.frozen and arm.name in labels and arm.name in readings.arms:
+        is_alone = arm.recipe == recipe or _is_baselines_student(readings, arm)
+        if is_alone and not arm.frozen and arm.name in labels and arm.name in readings.arms:
             fraction, data = labels[arm.name]
-            found.setdefault(data, {}).setdefault(fraction, []).append(arm.name)
+            found.setdefault(data, {}).setdefault(fraction, []).append(arm)
     return {
-        data: {
-            fraction: [name for name in names if name in baselines] or names
-            for fraction, names in arms.items()
-        }
+        data: {fraction: _nearest(same, recipe, baselines) for fraction, same in arms.items()}
         for data, arms in found.items()
     }
+
+
+def _nearest(same: Sequence[Declared], recipe: str, baselines: Collection[str | None]) -> list[str]:
+    named = [arm.name for arm in same if arm.recipe == recipe] or [arm.name for arm in same]
+    return [name for name in named if name in baselines] or named
+
+
+def _is_baselines_student(readings: Readings, arm: Declared) -> bool:
+    """Return whether an arm is the baseline but for its labels, though written with another recipe.
+
+    An arm of an axis that equals a control has the control's name and recipe.
+    """
+    ours = readings.settings.get(arm.name, {})
+    alone = readings.settings.get(readings.study["baseline"], {})
+    weights = [
+        value for path, value in ours.items() if path.startswith("terms.") and path.endswith(".weight")
+    ]
+    is_taught = bool(arm.teachers) or any(weight != 0 for weight in weights)
+    paths = {path for path in [*ours, *alone] if path.startswith(_STUDENT)}
+    return bool(ours) and not is_taught and all(ours.get(path) == alone.get(path) for path in paths)
 
 
 def _reason(readings: Readings, most: int) -> str:

@@ -27,7 +27,8 @@ class GapShare(NamedTuple):
         replicate: what ``n`` counts, ``seeds`` or ``folds``.
         gap: teacher minus student alone with its 95 % interval over replicates.
         share: (arm - student alone) / (teacher - student alone), ratio of means with Fieller's 95 % interval;
-            1 is the teacher's score, below 0 a harm. None where the teacher's score is no bound.
+            1 is the teacher's score, below 0 a harm. None where the teacher's score is no bound, or the gap
+            is not known well enough to be divided by.
         reason: why there is no share.
     """
 
@@ -56,7 +57,8 @@ def gap_shares(readings: Readings, stages: pa.Table) -> tuple[GapShare, ...]:
     """Return the share of the gap of every arm with a teacher whose score is on record.
 
     The teacher's score bounds what there is to distil only if the teacher beats the student alone: if the
-    95 % interval of their difference lies above 0.
+    95 % interval of their difference lies above 0. Where that interval is wider than the difference, a share
+    of the difference can be nearly anything.
 
     Args:
         readings: of the study, with confirmed runs.
@@ -83,11 +85,20 @@ def _gap_share(
     closed_R = per_replicate({pair: ours[pair] - alone[pair] for pair in gaps[teacher]}, arm, scheme)
     gap_R = per_replicate(gaps[teacher], arm, scheme)
     gap = t_interval(gap_R, test_share=scheme.test_share)
-    if not gap.low > 0:
-        reason = f"{teacher} does not beat {against} by more than its interval, so its score is no bound"
+    reason = _no_share(gap, teacher, against)
+    if reason:
         return GapShare(name, against, teacher, scheme.replicate, gap, None, reason)
     share = ratio_of_means(closed_R, gap_R, test_share=scheme.test_share)
     return GapShare(name, against, teacher, scheme.replicate, gap, share, None)
+
+
+def _no_share(gap: Interval, teacher: str, against: str) -> str | None:
+    """Return why a gap cannot be divided by."""
+    if not gap.low > 0:
+        return f"{teacher} does not beat {against} by more than its interval, so its score is no bound"
+    if gap.high - gap.low > gap.mean:
+        return f"how far {teacher} beats {against} is not clear: the interval is wider than the gap itself"
+    return None
 
 
 def _gaps(shared: Set[str], alone: Scores, teachers: Mapping[str, Scores]) -> dict[str, Scores]:

@@ -1,6 +1,6 @@
 """Arms over several data sets: mean ranks, Friedman's test and Nemenyi's critical difference (Demsar, 2006).
 
-Axes: D data sets, A arms.
+Axes: D data sets, A arms, S studies on one data set.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from mmdistill.reports.alike import uneven, unlike
 from mmdistill.reports.readings import Readings
 from mmdistill.statistics import ALPHA, Array
 
@@ -26,13 +27,14 @@ class Ranks(NamedTuple):
         arms: A names, best mean rank first.
         datasets: D names.
         scores: D rows of A mean scores, seeds averaged first; higher is better.
+        studies: D rows of A tuples, the names of the studies whose runs are averaged in that score.
         mean_ranks: A numbers, 1 is best; ties share their ranks.
         friedman_p: of no difference among the arms; None where there are too few data sets or arms.
         critical_difference: mean ranks that differ by less are not told apart at .05 (Nemenyi); likewise.
         nemenyi: A x A adjusted p-values of every two arms; likewise.
         cliques: the largest groups of arms, neighbours in mean rank, that are not told apart, those of two
             or more; all arms where Friedman's test finds no difference.
-        left_out: why an arm or a study does not count, by its name.
+        left_out: why an arm, a study or a data set does not count, by its name.
         cautions: why to doubt it.
         reason: why there is no test.
     """
@@ -40,6 +42,7 @@ class Ranks(NamedTuple):
     arms: tuple[str, ...]
     datasets: tuple[str, ...]
     scores: tuple[tuple[float, ...], ...]
+    studies: tuple[tuple[tuple[str, ...], ...], ...]
     mean_ranks: tuple[float, ...]
     friedman_p: float | None
     critical_difference: float | None
@@ -51,11 +54,12 @@ class Ranks(NamedTuple):
 
 
 def ranks(studies: Sequence[Readings]) -> Ranks:
-    """Return the ranks of the arms that all tested studies share.
+    """Return the ranks of the arms that were tested on every data set.
 
     Args:
-        studies: one per data set; several on the same data (equal fingerprint) are averaged into one, since
-            they are no independent replicates.
+        studies: one per data set. The runs of several on the same data (equal fingerprint) are averaged into
+            one, since they are no independent replicates; where their settings differ they cannot be, and
+            the data set is left out.
     """
     tested = [study for study in studies if study.basis == "test"]
     left_out = {
@@ -66,31 +70,48 @@ def ranks(studies: Sequence[Readings]) -> Ranks:
     by_data: dict[str, list[Readings]] = {}
     for study in tested:
         by_data.setdefault(study.study["data_fingerprint"], []).append(study)
-    arms, missing = _shared_arms(tested)
-    datasets = _names(list(by_data.values()))
-    means = [_mean_scores(same, arms) for same in by_data.values()]
-    score_DA = np.array(means).reshape(len(by_data), len(arms))
-    rank_A = stats.rankdata(-score_DA, axis=1).mean(axis=0) if by_data else np.zeros(0)
+    kept: dict[str, list[Readings]] = {}
+    for name, same in zip(_names(list(by_data.values())), by_data.values(), strict=True):
+        why = unlike(same)
+        if why:
+            left_out[f"data set {name}"] = why
+        else:
+            kept[name] = same
+    arms, missing = _shared_arms(kept)
+    score_DA = np.array([[_mean_score(same, arm) for arm in arms] for same in kept.values()])
+    score_DA = score_DA.reshape(len(kept), len(arms))
+    rank_A = stats.rankdata(-score_DA, axis=1).mean(axis=0) if kept else np.zeros(0)
     order = np.argsort(rank_A, kind="stable")
     ordered = [arms[i] for i in order]
-    return _tested(ordered, datasets, score_DA[:, order], rank_A[order], left_out | missing)
+    found = _tested(ordered, list(kept), score_DA[:, order], rank_A[order])
+    return found._replace(
+        studies=tuple(tuple(_behind(same, arm) for arm in ordered) for same in kept.values()),
+        left_out=left_out | missing,
+        cautions=(*found.cautions, *uneven(kept, ordered)),
+    )
 
 
-def _shared_arms(studies: Sequence[Readings]) -> tuple[list[str], dict[str, str]]:
-    """Return the arms that every study read, and why each other one is left out."""
+def _shared_arms(by_name: Mapping[str, Sequence[Readings]]) -> tuple[list[str], dict[str, str]]:
+    """Return the arms that every data set has a score of, and why each other one is left out."""
     found: dict[str, list[str]] = {}
-    frozen = {arm.name for study in studies for arm in study.declared if arm.frozen}
-    for study in studies:
-        for arm in study.declared:
-            if arm.name in study.arms:
-                found.setdefault(arm.name, []).append(study.study["name"])
-    shared = [name for name, where in found.items() if len(where) == len(studies) and name not in frozen]
+    frozen = set[str]()
+    for dataset, same in by_name.items():
+        frozen |= {arm.name for study in same for arm in study.declared if arm.frozen}
+        for name in dict.fromkeys(arm.name for study in same for arm in study.declared):
+            if _behind(same, name):
+                found.setdefault(name, []).append(dataset)
+    shared = [name for name, where in found.items() if len(where) == len(by_name) and name not in frozen]
     missing = {
-        name: "frozen: biased towards another arm" if name in frozen else f"only in {', '.join(where)}"
+        name: "frozen: biased towards another arm" if name in frozen else f"only on {', '.join(where)}"
         for name, where in found.items()
         if name not in shared
     }
     return shared, missing
+
+
+def _behind(same: Sequence[Readings], arm: str) -> tuple[str, ...]:
+    """Return the names of the studies that read an arm; a copy of a study counts with it."""
+    return tuple(dict.fromkeys(study.study["name"] for study in same if arm in study.arms))
 
 
 def _names(groups: Sequence[Sequence[Readings]]) -> list[str]:
@@ -102,23 +123,25 @@ def _names(groups: Sequence[Sequence[Readings]]) -> list[str]:
     ]
 
 
-def _mean_scores(same: Sequence[Readings], arms: Sequence[str]) -> list[float]:
-    return [float(np.mean([study.score(arm).mean for study in same])) for arm in arms]
+def _mean_score(same: Sequence[Readings], arm: str) -> float:
+    """Return the mean score over the studies that read an arm, weighted by their runs."""
+    read = [study for study in same if arm in study.arms]
+    runs_S = [len(study.arms[arm].runs) for study in read]
+    return float(np.average([study.score(arm).mean for study in read], weights=runs_S))
 
 
-def _tested(
-    arms: Sequence[str], datasets: Sequence[str], score_DA: Array, rank_A: Array, left_out: Mapping[str, str]
-) -> Ranks:
+def _tested(arms: Sequence[str], datasets: Sequence[str], score_DA: Array, rank_A: Array) -> Ranks:
     untested = Ranks(
         arms=tuple(arms),
         datasets=tuple(datasets),
         scores=tuple(tuple(row) for row in score_DA.tolist()),
+        studies=(),
         mean_ranks=tuple(rank_A.tolist()),
         friedman_p=None,
         critical_difference=None,
         nemenyi=None,
         cliques=(),
-        left_out=left_out,
+        left_out={},
         cautions=(),
         reason=_too_few(len(datasets), len(arms)),
     )

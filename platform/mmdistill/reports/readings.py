@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from mmdistill.randomness import derive_seed
 from mmdistill.registry import unknown_name
 from mmdistill.reports.arms import Declared, declared_arms
 from mmdistill.reports.budget import validation_loss
+from mmdistill.reports.configs import settings_by_arm
 from mmdistill.reports.evidence import (
     Arm,
     Paired,
@@ -36,6 +38,7 @@ class Readings(NamedTuple):
 
     Attributes:
         predictions: of the runs in ``arms``; None where only metrics are known.
+        settings: by arm and dotted path, see :func:`mmdistill.reports.configs.settings_by_arm`.
         is_beside: whether ``study["score"]`` is another metric than the one the study is about.
     """
 
@@ -49,6 +52,7 @@ class Readings(NamedTuple):
     openings: Openings
     predictions: pa.Table | None = None
     is_beside: bool = False
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def compare(self, arm: str, against: str) -> Paired:
         """Return the paired difference of two arms, ``arm`` minus ``against``."""
@@ -164,6 +168,7 @@ def readings_of(tables: Mapping[str, pa.Table], metric: str | None = None) -> Re
         openings=openings_of(tables["test_openings"]),
         predictions=kept,
         is_beside=is_beside,
+        settings=settings_by_arm(usable, tables["trials"]),
     )
 
 

@@ -103,7 +103,17 @@ def curve_notes(curves: Curves) -> list[str]:
             "the ends of what was measured: nothing is extrapolated"
         )
     gaps = [text for text in (_optimism(curves), _closed(curves)) if text]
-    return [*notes, *(["; ".join(gaps)] if gaps else [])]
+    return [*notes, *(["; ".join(gaps)] if gaps else []), *_without_share(curves)]
+
+
+def _without_share(curves: Curves) -> list[str]:
+    arms = [gap.arm for gap in curves.gap_shares if gap.share is None]
+    if not arms:
+        return []
+    return [
+        "No share of the gap where the 95 % interval of teacher minus student alone includes 0 or is wider "
+        f"than that difference: {', '.join(arms)}"
+    ]
 
 
 def _optimism(curves: Curves) -> str:

@@ -12,6 +12,8 @@ from mmdistill.errors import Problem, UnknownNameError
 from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.registry import unknown_name
+from mmdistill.reports.arms import arm_names
+from mmdistill.reports.configs import flat
 from mmdistill.reports.evidence import Arm, Trial
 from mmdistill.reports.readings import Basis, Readings, readings_of
 from mmdistill.statistics import Interval
@@ -79,6 +81,7 @@ class Why(NamedTuple):
     """What is behind one cell of the table.
 
     Attributes:
+        aliases: names of the equal arms that were merged into it.
         interval: the cell.
         basis: ``test``, ``validation`` or ``search``.
         settings: what the runs have in common, by dotted path; without seed and fold.
@@ -92,6 +95,7 @@ class Why(NamedTuple):
 
     study: str
     arm: str
+    aliases: tuple[str, ...]
     metric: str
     interval: Interval
     replicate: str
@@ -112,20 +116,21 @@ def why(root: Path, arm: str, metric: str | None = None) -> Why:
 
     Args:
         root: folder of the study.
-        arm: its name.
+        arm: its name, or that of an equal arm that was merged into it.
         metric: by default the study's score.
 
     Raises:
         UnknownNameError: no arm or metric is called so.
     """
     tables = latest(StudyFolder.open(root))
-    readings = _readings(tables, arm, metric)
+    readings, arm = _readings(tables, arm, metric)
     declared = next(one for one in readings.declared if one.name == arm)
     behind = readings.arms.get(arm, Arm({}, None)).runs
     configs = _configs(tables["trials"], [run["trial_id"] for run in behind.values()])
     return Why(
         study=readings.study["name"],
         arm=arm,
+        aliases=declared.aliases,
         metric=readings.study["score"],
         interval=readings.score(arm),
         replicate=readings.schemes[arm].replicate,
@@ -144,7 +149,7 @@ def why(root: Path, arm: str, metric: str | None = None) -> Why:
 
 def runs_behind(root: Path, arm: str) -> list[str]:
     """Return the trials behind the score of an arm; errors as in :func:`why`."""
-    readings = _readings(latest(StudyFolder.open(root)), arm, None)
+    readings, arm = _readings(latest(StudyFolder.open(root)), arm, None)
     behind = readings.arms.get(arm, Arm({}, None)).runs
     return [behind[pair]["trial_id"] for pair in sorted(behind)]
 
@@ -163,23 +168,26 @@ def made_with(attempts: pa.Table, behind: Iterable[Trial]) -> dict[str, Any]:
     last = {
         row["order_id"]: row for row in attempts.sort_by("attempt").to_pylist() if row["order_id"] in orders
     }
-    found = {name: sorted({row[name] for row in last.values() if row[name] is not None}) for name in _CODE}
+    found = {
+        name: sorted({row[name] for row in last.values() if row.get(name) is not None}) for name in _CODE
+    }
     return {name: values[0] if len(values) == 1 else values for name, values in found.items() if values}
 
 
-def _readings(tables: Mapping[str, pa.Table], arm: str, metric: str | None) -> Readings:
+def _readings(tables: Mapping[str, pa.Table], arm: str, metric: str | None) -> tuple[Readings, str]:
+    """Return the readings, and the arm that a name leads to."""
     problems: list[Problem] = []
     try:
         readings = readings_of(tables, metric)
     except UnknownNameError as error:
         problems += error.problems
         readings = readings_of(tables)
-    names = [one.name for one in readings.declared]
+    names = arm_names(readings.declared)
     if arm not in names:
-        problems.append(unknown_name("arm", arm, "--arm", names))
+        problems.append(unknown_name("arm", arm, "--arm", list(names)))
     if problems:
         raise UnknownNameError(problems)
-    return readings
+    return readings, names[arm]
 
 
 def _run(trial: Trial, readings: Readings, ledger: pa.Table) -> Run:
@@ -210,15 +218,7 @@ def _reason(run: Trial) -> str:
 
 def _configs(trials: pa.Table, wanted: list[str]) -> list[dict[str, Any]]:
     rows = trials.select(["trial_id", "config_json"]).to_pylist()
-    return [_flat(json.loads(row["config_json"])) for row in rows if row["trial_id"] in wanted]
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, entry in value.items():
-        path = f"{before}{key}"
-        found |= _flat(entry, f"{path}.") if isinstance(entry, Mapping) and entry else {path: entry}
-    return found
+    return [flat(json.loads(row["config_json"])) for row in rows if row["trial_id"] in wanted]
 
 
 def _common(configs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from mmdistill.data.opening import DataSettings, open_fold
 from mmdistill.data.samples import has_label
+from mmdistill.few_pairs import too_few, too_few_alone
 from mmdistill.settings import digest
-from mmdistill.statistics import ALPHA, detectable_difference, too_few
+from mmdistill.statistics import ALPHA, detectable_difference
 from mmdistill.studies.study import Arm, Study
 
 POWER = 0.8
@@ -34,6 +35,8 @@ class Power(NamedTuple):
         source: which studies the spread is from.
         difference: detectable difference in units of the score.
         refusal: why no significance can be promised at all.
+        unplanned: comparisons in the whole table that no contrast plans.
+        caution: why one of them alone cannot be significant.
     """
 
     arms: tuple[str, ...]
@@ -46,6 +49,8 @@ class Power(NamedTuple):
     source: str | None
     difference: float | None
     refusal: str | None
+    unplanned: int
+    caution: str | None
 
 
 def powers_of(study: Study, results: Path) -> tuple[Power, ...]:
@@ -74,7 +79,34 @@ def _power(study: Study, arms: Sequence[Arm], results: Path) -> Power:
     spread, source = earlier_spread(study, arms, results) if is_told else (None, None)
     known = None if in_sd is None or spread is None else in_sd * spread
     names = tuple(arm.name for arm in arms)
-    return Power(names, replicate, n, family, ALPHA / family, in_sd, spread, source, known, refusal)
+    unplanned = len(_unplanned(study))
+    caution = None if replicate == "folds" else too_few_alone(n, unplanned)
+    return Power(
+        arms=names,
+        replicate=replicate,
+        n=n,
+        family=family,
+        level=ALPHA / family,
+        in_sd=in_sd,
+        spread=spread,
+        source=source,
+        difference=known,
+        refusal=refusal,
+        unplanned=unplanned,
+        caution=caution,
+    )
+
+
+def _unplanned(study: Study) -> set[frozenset[str]]:
+    """Return each two arms that the report is going to compare though no contrast plans it."""
+    names = {arm.name for arm in study.arms}
+    asked = {
+        frozenset({arm.name, other})
+        for arm in study.arms
+        for other in (arm.baseline, study.file.reference, arm.base or arm.frozen)
+        if other in names and other != arm.name
+    }
+    return asked - {frozenset({contrast.arm, contrast.against}) for contrast in study.file.contrasts}
 
 
 def _replicate(study: Study, data: DataSettings) -> tuple[Literal["seeds", "subjects", "folds"], int, float]:
