@@ -29,12 +29,15 @@ def on_labels(study, fractions):
     scores = (0.5, 0.6, 0.7, 0.8, 0.65, 0.66, 0.85)
     study.fill(dict(zip(fractions, scores, strict=False)), seeds=4, rows=400)
     study.trials = [
-        dataclasses.replace(
-            run, config_json=json.dumps({"data": {"label_fraction": fractions[run.arm], "dataset": "made"}})
-        )
+        dataclasses.replace(run, config_json=json.dumps(settings(run.arm, fractions[run.arm])))
         for run in study.trials
     ]
     return study
+
+
+def settings(arm, fraction):
+    terms = {"softened_logits": {"weight": 1.0}} if arm.startswith("hinton") else {}
+    return {"data": {"label_fraction": fraction, "dataset": "made"}, "terms": terms}
 
 
 def test_the_label_curve_has_an_arrow_to_what_an_arm_is_worth(new_study):
