@@ -1,5 +1,6 @@
 """Which frozen teacher a row learns from, against a slow loop."""
 
+import dataclasses
 import math
 
 import pytest
@@ -75,6 +76,19 @@ def test_the_chosen_teacher_speaks():
             m, n = int(choice_KB[k, b]), int(rows_KB[k, b])
             assert torch.equal(said.features_KBD[k, b], frozen.features_KMND[k, m, n])
             assert torch.equal(said.logits_KBC[k, b], frozen.logits_KMNC[k, m, n])
+
+
+@pytest.mark.parametrize("policy", ["sample", "mean"])
+def test_teachers_that_all_lanes_share_say_the_same_as_copies_of_them(policy):
+    copied = drawn(policy).only(torch.zeros(K, dtype=torch.long))
+    shared = dataclasses.replace(
+        copied,
+        features_KMND=copied.features_KMND[:1].expand(K, M, N, D),
+        logits_KMNC=copied.logits_KMNC[:1].expand(K, M, N, C),
+    )
+    rows_KB = torch.stack([torch.arange(6), torch.arange(6, 12)])
+    for one, other in zip(copied.taught(rows_KB)[0], shared.taught(rows_KB)[0], strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_fixed_teacher_is_always_the_same():

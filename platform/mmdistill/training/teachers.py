@@ -145,6 +145,8 @@ def _at(said_KMN: Tensor, rows_KB: Tensor, choice_KBM: Tensor | None = None) -> 
     if choice_KBM is None:
         choice_KBM = torch.arange(teachers, device=rows_KB.device)
     lane_K11 = torch.arange(lanes, device=rows_KB.device)[:, None, None]
+    if not said_KMN.is_contiguous():  # One tensor for all lanes: flattened it would be copied for each.
+        return said_KMN[lane_K11, choice_KBM, rows_KB[..., None]]
     # Whole rows are copied, which is several times faster than by an index for each axis.
     places_KBM = (lane_K11 * teachers + choice_KBM) * rows + rows_KB[..., None]
     found = said_KMN.flatten(0, 2).index_select(0, places_KBM.flatten())
