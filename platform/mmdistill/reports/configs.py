@@ -8,19 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmdistill.reports.evidence import Trial
+from mmdistill.settings import flattened
 
 SEARCHED = "searched"
 # These tell the runs of an arm apart; a data set is known by its fingerprint, wherever it lies.
 _OF_A_RUN = ("seed", "fold", "data.dataset")
-
-
-def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return the entries of nested settings by dotted path."""
-    found: dict[str, Any] = {}
-    for key, entry in value.items():
-        path = f"{before}{key}"
-        found |= flat(entry, f"{path}.") if isinstance(entry, Mapping) and entry else {path: entry}
-    return found
 
 
 def settings_by_arm(runs: Sequence[Trial], trials: pa.Table) -> dict[str, dict[str, Any]]:
@@ -41,5 +33,5 @@ def settings_by_arm(runs: Sequence[Trial], trials: pa.Table) -> dict[str, dict[s
 
 def _settings(config: Mapping[str, Any], run: Trial) -> dict[str, Any]:
     searched = [path for path, value in (run["parameters"] or {}).items() if value is not None]
-    fixed = {path: value for path, value in flat(config).items() if path not in _OF_A_RUN}
+    fixed = {path: value for path, value in flattened(config).items() if path not in _OF_A_RUN}
     return fixed | dict.fromkeys(searched, SEARCHED)

@@ -13,9 +13,9 @@ from mmdistill.records.study import StudyFolder
 from mmdistill.records.tables import latest
 from mmdistill.registry import unknown_name
 from mmdistill.reports.arms import arm_names
-from mmdistill.reports.configs import flat
 from mmdistill.reports.evidence import Arm, Trial
 from mmdistill.reports.readings import Basis, Readings, readings_of
+from mmdistill.settings import flattened
 from mmdistill.statistics import Interval
 
 _PROVENANCE = (
@@ -218,7 +218,7 @@ def _reason(run: Trial) -> str:
 
 def _configs(trials: pa.Table, wanted: list[str]) -> list[dict[str, Any]]:
     rows = trials.select(["trial_id", "config_json"]).to_pylist()
-    return [flat(json.loads(row["config_json"])) for row in rows if row["trial_id"] in wanted]
+    return [flattened(json.loads(row["config_json"])) for row in rows if row["trial_id"] in wanted]
 
 
 def _common(configs: list[dict[str, Any]]) -> dict[str, Any]:
