@@ -137,6 +137,10 @@ def test_an_interrupted_run_ends_cleanly_and_says_how_to_go_on(file, tmp_path):
     root = tmp_path / "rayed"
     process = started(file, root)
     wait_for_finals(process, root, 2)
+    (scratch,) = scratch_of(process)
+    written = {path.name for path in (scratch / "r" / "session_latest" / "logs").iterdir()}
+    assert "raylet.out" in written
+    assert written.isdisjoint({"monitor.log", "log_monitor.log", "dashboard.log"})
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
     assert "same command" in (tmp_path / "log").read_text()

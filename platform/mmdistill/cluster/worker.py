@@ -50,7 +50,11 @@ class GroupRuntime:
 
         Backward adds up the gradients of all workers, each of the whole loss: ``average`` takes it back.
         """
-        return torch.cat(all_gather(part.contiguous()), dim=1)  # type: ignore[no-untyped-call]
+        whole = torch.cat(all_gather(part.contiguous()), dim=1)  # type: ignore[no-untyped-call]
+        if whole.requires_grad:
+            # torch sends gradients in the order of their axes and receives them in that of their memory.
+            whole.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return whole
 
     def average(self, gradient: Tensor) -> None:
         """Average a gradient over the workers, in place."""

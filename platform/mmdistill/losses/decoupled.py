@@ -9,6 +9,7 @@ from torch import Tensor
 from mmdistill.errors import NumericsError
 from mmdistill.losses.base import known_labels, loss, per_lane, weighted_mean
 from mmdistill.losses.softened import divergence
+from mmdistill.softmax import log_softmax
 
 
 @loss(
@@ -57,8 +58,8 @@ def dkd(
     student_LBC, teacher_LBC = student_LBC / T_L11, teacher_LBC / T_L11
     tckd_LB = divergence(_hit_or_miss(teacher_LBC, labels_LB1), _hit_or_miss(student_LBC, labels_LB1))
     nckd_LB = divergence(
-        _others(teacher_LBC, labels_LB1).log_softmax(dim=-1),
-        _others(student_LBC, labels_LB1).log_softmax(dim=-1),
+        log_softmax(_others(teacher_LBC, labels_LB1)),
+        log_softmax(_others(student_LBC, labels_LB1)),
     )
     alpha_L1, beta_L1 = per_lane(alpha, tckd_LB, trailing=1), per_lane(beta, tckd_LB, trailing=1)
     rows_LB = (alpha_L1 * tckd_LB + beta_L1 * nckd_LB) * T_L11[..., 0].square()
@@ -73,7 +74,7 @@ def _others(values_LBC: Tensor, labels_LB1: Tensor) -> Tensor:
 
 def _hit_or_miss(logits_LBC: Tensor, labels_LB1: Tensor) -> Tensor:
     """Return the logarithms [L, B, 2] of the probabilities of the label and of all else."""
-    log_p_LBC = logits_LBC.log_softmax(dim=-1)
+    log_p_LBC = log_softmax(logits_LBC)
     miss_LB1 = _others(log_p_LBC, labels_LB1).logsumexp(dim=-1, keepdim=True)
     return torch.cat([log_p_LBC.gather(-1, labels_LB1), miss_LB1], dim=-1)
 
@@ -114,7 +115,7 @@ def c2kd(
     T_L11 = per_lane(temperature, student_LBC, trailing=2)
     labels_LB1 = known_labels(labels_LB, row_weights_LB)[..., None]
     log_p_LBC, log_q_LBC = (
-        (logits_LBC.scatter(-1, labels_LB1, 0.0) / T_L11).log_softmax(dim=-1)
+        log_softmax(logits_LBC.scatter(-1, labels_LB1, 0.0) / T_L11)
         for logits_LBC in (teacher_LBC, student_LBC)
     )
     alike_LB = kendall_tau(student_LBC, teacher_LBC) > per_lane(threshold, student_LBC, trailing=1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmdistill.errors import NumericsError
 from mmdistill.losses.base import known_labels, loss, per_lane, weighted_mean
 from mmdistill.losses.softened import divergence, softened_divergence
+from mmdistill.softmax import log_softmax
 
 Saliency = Literal["kl", "l1"]
 Scope = Literal["sample", "population"]
@@ -52,7 +53,7 @@ def lfme(
         raise NumericsError(f"`classes_E` must name >= 2 classes, but names {len(classes_E)}")
     T_L11 = per_lane(temperature, student_LBC, trailing=2)
     own_LBE = student_LBC.index_select(-1, classes_E.to(student_LBC.device))
-    rows_LB = divergence((expert_LBE / T_L11).log_softmax(dim=-1), (own_LBE / T_L11).log_softmax(dim=-1))
+    rows_LB = divergence(log_softmax(expert_LBE / T_L11), log_softmax(own_LBE / T_L11))
     return weighted_mean(rows_LB, row_weights_LB)
 
 
@@ -71,8 +72,8 @@ def saliency_weights(
         saliency: which distance.
         scope: whether each sample has weights of its own, or all those of the mean saliency of the batch.
     """
-    log_p_L1BC = full_LBC.detach().log_softmax(dim=-1)[..., None, :, :]
-    log_q_LMBC = without_LMBC.detach().log_softmax(dim=-1)
+    log_p_L1BC = log_softmax(full_LBC.detach())[..., None, :, :]
+    log_q_LMBC = log_softmax(without_LMBC.detach())
     if saliency == "kl":
         saliency_LMB = divergence(log_p_L1BC, log_q_LMBC).clamp_min(0)
     else:
@@ -145,7 +146,7 @@ def samm_target(
 
 def surest_logits(teachers_LMBC: Tensor, labels_LB: Tensor) -> Tensor:
     """Return the logits [L, B, C] of the modality surest of each label; of equally sure ones the first."""
-    log_p_LMBC = teachers_LMBC.detach().log_softmax(dim=-1)
+    log_p_LMBC = log_softmax(teachers_LMBC.detach())
     every_LMB1 = labels_LB[..., None, :, None].expand(*log_p_LMBC.shape[:-1], 1)
     surest_L1B1 = log_p_LMBC.gather(-1, every_LMB1).argmax(dim=-3, keepdim=True)
     return teachers_LMBC.gather(-3, surest_L1B1.expand_as(teachers_LMBC[..., :1, :, :]))[..., 0, :, :]

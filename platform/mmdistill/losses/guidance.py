@@ -10,6 +10,7 @@ from mmdistill.errors import NumericsError
 from mmdistill.losses.base import known_labels, loss, per_lane, weighted_mean
 from mmdistill.losses.ranking import top_classes
 from mmdistill.losses.softened import divergence, softened_divergence
+from mmdistill.softmax import log_softmax
 
 
 @loss(
@@ -52,7 +53,7 @@ def skd_gate(
     first_LB1 = student_LBC.argmax(dim=-1, keepdim=True)
     accepted_LB = top_classes(teacher_LBC, k).gather(-1, first_LB1)[..., 0]
     target_LB1 = teacher_LBC.argmax(dim=-1, keepdim=True)
-    hard_LB = -student_LBC.log_softmax(dim=-1).gather(-1, target_LB1)[..., 0]
+    hard_LB = -log_softmax(student_LBC).gather(-1, target_LB1)[..., 0]
     soft_LB = softened_divergence(student_LBC, teacher_LBC, temperature)
     return weighted_mean(torch.where(accepted_LB, soft_LB, hard_LB), row_weights_LB)
 
@@ -82,10 +83,10 @@ def weak_mutual(
         threshold: least confidence, one or one per lane.
         row_weights_LB: weights >= 0 of the rows, or a mask; all alike by default.
     """
-    log_p_LBC = teacher_LBC.log_softmax(dim=-1)
+    log_p_LBC = log_softmax(teacher_LBC)
     confidence_LB = log_p_LBC.detach().amax(dim=-1).exp()
     sure_LB = confidence_LB >= per_lane(threshold, confidence_LB, trailing=1)
-    rows_LB = divergence(log_p_LBC, student_LBC.log_softmax(dim=-1)) * sure_LB
+    rows_LB = divergence(log_p_LBC, log_softmax(student_LBC)) * sure_LB
     return weighted_mean(rows_LB, row_weights_LB)
 
 
@@ -134,7 +135,7 @@ def peer_advantage(
         row_weights_LB: weights >= 0 of the rows, or a mask; all alike by default.
     """
     labels_LB1 = known_labels(labels_LB, row_weights_LB)[..., None]
-    log_own_LBC, log_peer_LBC = student_LBC.log_softmax(dim=-1), teacher_LBC.log_softmax(dim=-1)
+    log_own_LBC, log_peer_LBC = log_softmax(student_LBC), log_softmax(teacher_LBC)
     own_LB, peer_LB = (log_LBC.gather(-1, labels_LB1)[..., 0] for log_LBC in (log_own_LBC, log_peer_LBC))
     weights_LB = advantages(peer_LB, own_LB, alpha)
     return _advantage_mean(divergence(log_peer_LBC, log_own_LBC), weights_LB, row_weights_LB)

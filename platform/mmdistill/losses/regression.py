@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmdistill.losses.base import loss, per_lane, weighted_mean
 from mmdistill.losses.task import ccc_loss
+from mmdistill.softmax import softmax
 
 Distance = Literal["mse", "l1"]
 
@@ -73,7 +74,7 @@ def step_regression(
         teacher_weight: of the first step, one or one per lane.
         student_weight: of the second step, one or one per lane.
     """
-    expected_LBT = teacher_logits_LBTC.softmax(dim=-1) @ class_values_C.to(teacher_logits_LBTC.dtype)
+    expected_LBT = softmax(teacher_logits_LBTC) @ class_values_C.to(teacher_logits_LBTC.dtype)
     inside_L = _distance(expected_LBT, teacher_LBT, distance)
     across_L = _distance(student_LBT, teacher_LBT.detach(), distance)
     teacher_weight_L = per_lane(teacher_weight, inside_L, trailing=0)

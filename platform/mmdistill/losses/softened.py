@@ -6,6 +6,7 @@ Axes: L leading axes (lanes; any number), B batch, C classes, T targets.
 from torch import Tensor
 
 from mmdistill.losses.base import loss, per_lane, weighted_mean
+from mmdistill.softmax import log_softmax, softmax
 
 
 def divergence(log_p_LBC: Tensor, log_q_LBC: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def softened_divergence(
         trailing: number of axes behind the lanes.
     """
     T_L11 = per_lane(temperature, student_LBC, trailing)
-    rows_LB = divergence((teacher_LBC / T_L11).log_softmax(dim=-1), (student_LBC / T_L11).log_softmax(dim=-1))
+    rows_LB = divergence(log_softmax(teacher_LBC / T_L11), log_softmax(student_LBC / T_L11))
     return rows_LB * T_L11[..., 0].square()
 
 
@@ -83,8 +84,8 @@ def softce(
         row_weights_LB: weights >= 0 of the rows, or a mask; all alike by default.
     """
     T_L11 = per_lane(temperature, student_LBC, trailing=2)
-    log_q_LBC = (student_LBC / T_L11).log_softmax(dim=-1)
-    cross_LB = -((teacher_LBC / T_L11).softmax(dim=-1) * log_q_LBC).sum(dim=-1)
+    log_q_LBC = log_softmax(student_LBC / T_L11)
+    cross_LB = -(softmax(teacher_LBC / T_L11) * log_q_LBC).sum(dim=-1)
     return weighted_mean(cross_LB, row_weights_LB)
 
 
@@ -105,7 +106,7 @@ def skl(student_LBC: Tensor, teacher_LBC: Tensor, *, row_weights_LB: Tensor | No
         teacher_LBC: logits.
         row_weights_LB: weights >= 0 of the rows, or a mask; all alike by default.
     """
-    log_p_LBC, log_q_LBC = student_LBC.log_softmax(dim=-1), teacher_LBC.log_softmax(dim=-1)
+    log_p_LBC, log_q_LBC = log_softmax(student_LBC), log_softmax(teacher_LBC)
     both_LB = ((log_p_LBC.exp() - log_q_LBC.exp()) * (log_p_LBC - log_q_LBC)).sum(dim=-1)
     return weighted_mean(both_LB, row_weights_LB)
 
@@ -135,7 +136,7 @@ def mlld(
     """
     levels = []
     for T in temperatures:
-        p_LBC, q_LBC = (student_LBC / T).softmax(dim=-1), (teacher_LBC / T).softmax(dim=-1)
+        p_LBC, q_LBC = softmax(student_LBC / T), softmax(teacher_LBC / T)
         classes_L = (p_LBC.mT @ p_LBC - q_LBC.mT @ q_LBC).square().mean(dim=(-2, -1))
         samples_L = (p_LBC @ p_LBC.mT - q_LBC @ q_LBC.mT).square().mean(dim=(-2, -1))
         levels.append(kd(student_LBC, teacher_LBC, temperature=T) + classes_L + samples_L)

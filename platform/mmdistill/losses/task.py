@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmdistill.losses.base import loss, per_lane, weighted_mean
+from mmdistill.softmax import log_softmax
 
 
 @loss(
@@ -31,7 +32,7 @@ def cross_entropy(
         mask_LB: True on the labelled rows; all of them by default.
         label_smoothing: share of the target spread evenly over all classes, in [0, 1], one or one per lane.
     """
-    log_p_LBC = logits_LBC.log_softmax(dim=-1)
+    log_p_LBC = log_softmax(logits_LBC)
     labels_LB = labels_LB.long()
     labels_LB = labels_LB if mask_LB is None else torch.where(mask_LB > 0, labels_LB, 0)
     hit_LB = -log_p_LBC.gather(-1, labels_LB[..., None])[..., 0]

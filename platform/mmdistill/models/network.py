@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmdistill.models.hallucinator import Hallucinator, Missing
 from mmdistill.models.lanes import LaneLinear
 from mmdistill.settings import Settings
+from mmdistill.softmax import softmax
 
 
 class NetworkSettings(Settings):
@@ -79,7 +80,7 @@ class GatedFusion(nn.Module):
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
         """Return the fused features_KBD of features_KBD of each modality, in the order of the names."""
         projected = [project(stream) for project, stream in zip(self.projections, streams, strict=True)]
-        gates_KBS = torch.softmax(self.gate(torch.cat(projected, dim=-1)), dim=-1)
+        gates_KBS = softmax(self.gate(torch.cat(projected, dim=-1)))
         return (torch.stack(projected, dim=-2) * gates_KBS[..., None]).sum(dim=-2)
 
 

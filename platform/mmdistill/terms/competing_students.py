@@ -9,6 +9,7 @@ from torch import Tensor
 from mmdistill.losses.softened import kd, prediction_mse
 from mmdistill.models.network import Outputs
 from mmdistill.settings import Tunable
+from mmdistill.softmax import softmax
 from mmdistill.terms.base import TERMS, AbstractTerm, Batch, TermSettings, TermValue, require
 
 
@@ -48,7 +49,7 @@ class CompetingStudents(AbstractTerm[CompetingStudentsSettings]):
 
     def _learn(self, own: Outputs, other: Outputs, mean: Outputs, epoch: int) -> Tensor:
         passed = min(epoch / self.shared.ramp_up, 1.0) if self.shared.ramp_up else 1.0
-        mine, target = (part.logits_KBC.softmax(dim=-1) for part in (own, mean.detach()))
+        mine, target = (softmax(part.logits_KBC) for part in (own, mean.detach()))
         # Squared lengths, not means over classes.
         distance_K = prediction_mse(mine, target) * mine.shape[-1]
         consistency_K = math.exp(-5 * (1 - passed) ** 2) * distance_K

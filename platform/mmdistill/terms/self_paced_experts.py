@@ -13,6 +13,7 @@ from torch import Tensor
 from mmdistill.losses.base import known_labels
 from mmdistill.losses.experts import lfme
 from mmdistill.settings import Tunable
+from mmdistill.softmax import softmax
 from mmdistill.terms.base import (
     TERMS,
     AbstractTerm,
@@ -71,7 +72,7 @@ class SelfPacedExperts(AbstractTerm[SelfPacedExpertsSettings]):
         experts_KMBC = pool.logits_KBMC.transpose(1, 2)
         confidence_KMB = pool.evidence_KBM.mT.neg().exp()
         truth_KB1 = known_labels(labels.value, labels.known_KB)[..., None]
-        own_KB = student.detach().softmax(dim=-1).gather(-1, truth_KB1)[..., 0]
+        own_KB = softmax(student.detach()).gather(-1, truth_KB1)[..., 0]
         self._remember(own_KB, confidence_KMB, labels.known_KB)
         rows_KMB = self._curriculum(confidence_KMB, experts_KMBC, labels.known_KB, batch.epoch)
         divergence_KM = lfme(
@@ -104,7 +105,7 @@ class SelfPacedExperts(AbstractTerm[SelfPacedExpertsSettings]):
     ) -> Tensor:
         if not self.shared.curriculum:
             return torch.ones_like(confidence_KMB)
-        greatest_KMB = experts_KMBC.softmax(dim=-1).amax(dim=-1)
+        greatest_KMB = softmax(experts_KMBC).amax(dim=-1)
         first_KMB = torch.where(known_KB[:, None], confidence_KMB, greatest_KMB)
         progress = min(2 * epoch / self.epochs, 1.0)
         return first_KMB + (1 - first_KMB) * progress

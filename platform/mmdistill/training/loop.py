@@ -200,10 +200,10 @@ class Training:
         sums: dict[str, Tensor] = {}
         for step, rows_KB in enumerate(self._batches.take(count).to(self._runtime.device), start=first):
             losses = self._objective.losses(rows_KB, self._epoch)
-            self._watch.see({**losses.terms, "total": losses.total_K}, step)
             self._parameters.differentiate(losses.total_K)
             self._runtime.average(self._parameters.gradient_KP)
-            self._watch.see_gradient(self._parameters.gradient_KP, step)
+            seen = {**losses.terms, "total": losses.total_K}
+            self._watch.see(seen, self._parameters.gradient_KP, step)
             scale = schedule_scale(plan.schedule, step, plan.steps * plan.epochs)
             self._optimiser.step(scale, self._watch.alive_K)
             self._runtime.beat()

@@ -58,8 +58,13 @@ def all_labels(labels: Tensor, source_KN: Tensor | None) -> Tensor:
     return labels if source_KN is None else labels[source_KN]
 
 
-def task_loss(task: Task, logits_KBC: Tensor, labels: Tensor, mask_KB: Tensor, smoothing_K: Tensor) -> Tensor:
-    """Return cross entropy with label smoothing, or 1 - CCC, over the labelled rows of each lane."""
+def task_loss(
+    task: Task, logits_KBC: Tensor, labels: Tensor, mask_KB: Tensor | None, smoothing_K: Tensor
+) -> Tensor:
+    """Return cross entropy with label smoothing, or 1 - CCC, over the labelled rows of each lane.
+
+    Without a mask all rows are labelled.
+    """
     if task == "regression":
         return ccc_loss(logits_KBC, labels, mask_KB)
     return cross_entropy(logits_KBC, labels, mask_KB, label_smoothing=smoothing_K)
@@ -72,11 +77,10 @@ def criterion(task: Task, logits_KNC: Tensor, labels: Tensor) -> dict[str, Tenso
     """
     if labels.ndim == (2 if task == "regression" else 1):
         labels = labels.expand(logits_KNC.shape[0], *labels.shape)
-    mask = torch.ones(logits_KNC.shape[:2], dtype=torch.bool, device=logits_KNC.device)
     if task == "regression":
-        loss = ccc_loss(logits_KNC, labels, mask)
+        loss = ccc_loss(logits_KNC, labels)
         return {"criterion": loss, "ccc": 1 - loss}
-    loss = cross_entropy(logits_KNC, labels, mask, label_smoothing=torch.zeros_like(logits_KNC[:, 0, 0]))
+    loss = cross_entropy(logits_KNC, labels)
     accuracy = (logits_KNC.argmax(dim=-1) == labels).float().mean(dim=-1)
     return {"criterion": loss, "log_loss": loss, "accuracy": accuracy}
 
@@ -135,9 +139,8 @@ class SupervisedObjective:
         """Return the task loss; every row given is labelled."""
         mine = at_rows(self._train.inputs, self._network.modalities, self._runtime.share(rows_KB))
         logits = self._runtime.gather(self._network(mine).logits_KBC)
-        everywhere = torch.ones_like(rows_KB, dtype=torch.bool)
         labels = labels_at(self._train.labels, rows_KB, self._train.source_KN)
-        loss = task_loss(self._task, logits, labels, everywhere, self._smoothing_K)
+        loss = task_loss(self._task, logits, labels, None, self._smoothing_K)
         return Losses(loss, {"task": loss}, {})
 
     def validation(self) -> dict[str, Tensor]:
@@ -264,13 +267,12 @@ class AlignmentObjective:
         """Return the losses of a batch of labelled rows."""
         found = self._teachers(_rows_of(self._train.unimodal, rows_KB), _rows_of(self._train.joint, rows_KB))
         labels = labels_at(self._train.labels, rows_KB, self._train.source_KN)
-        mask = torch.ones_like(rows_KB, dtype=torch.bool)
         none_K = torch.zeros(rows_KB.shape[0], device=rows_KB.device)
         joint = found.pop("joint")
-        task = task_loss(self._task, joint.logits_KBC, labels, mask, none_K)
+        task = task_loss(self._task, joint.logits_KBC, labels, None, none_K)
         align = torch.zeros_like(task)
         for outputs in found.values():
-            task = task + 0.5 * task_loss(self._task, outputs.logits_KBC, labels, mask, none_K)
+            task = task + 0.5 * task_loss(self._task, outputs.logits_KBC, labels, None, none_K)
             align = align + self._loss(self._task, outputs, joint)
         total = self._weight * align + (1 - self._weight) * task
         return Losses(total, {"task": task, "alignment": align}, {})

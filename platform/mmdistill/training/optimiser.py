@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor, _fused_adamw_, nn
+from torch import Tensor, _foreach_copy_, _fused_adamw_, nn
 
 from mmdistill.settings import Settings, Tunable
 
@@ -59,11 +59,12 @@ class FlatParameters:
     def differentiate(self, total_K: Tensor) -> None:
         """Fill the gradient of the sum over lanes; lanes share nothing, so each gets its own."""
         found = torch.autograd.grad(total_K.sum(), self._parameters, allow_unused=True)
-        used = [(into, grad) for into, grad in zip(self._gradients, found, strict=True) if grad is not None]
+        used = [pair for pair in zip(self._gradients, found, strict=True) if pair[1] is not None]
         if len(used) < len(found):
             self.gradient_KP.zero_()
-        for into, grad in used:
-            into.copy_(grad)
+        if used:
+            into, gradients = zip(*used, strict=True)
+            _foreach_copy_(into, gradients)
 
     def lane(self, k: int) -> dict[str, Tensor]:
         """Return a copy of one lane's parameters by name, each with its lane axis of length 1."""

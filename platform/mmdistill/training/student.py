@@ -5,7 +5,7 @@ Axes: K lanes, B batch, N rows, D width, C outputs, M teachers, S modalities the
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -42,6 +42,11 @@ class Rows:
     validation: TensorPart
     labelled_KN: Tensor
     task: Task
+
+    @cached_property
+    def are_labelled(self) -> bool:
+        """Whether every row has its label in every lane."""
+        return bool(self.labelled_KN.all())
 
 
 @dataclass(frozen=True)
@@ -265,7 +270,8 @@ class StudentObjective:
         return torch.stack([outputs.logits_KBC for outputs in runs], dim=2)
 
     def _task(self, outputs: Outputs, labels: Tensor, labelled_KB: Tensor) -> Tensor:
-        return task_loss(self._rows.task, outputs.logits_KBC, labels, labelled_KB, self._smoothing_K)
+        mask_KB = None if self._rows.are_labelled else labelled_KB
+        return task_loss(self._rows.task, outputs.logits_KBC, labels, mask_KB, self._smoothing_K)
 
     def _run_live(
         self, live: LiveTeacher, rows_KB: Tensor, labelled_KB: Tensor

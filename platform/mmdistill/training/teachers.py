@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from mmdistill.losses.task import ccc_loss
 from mmdistill.models.network import Outputs
+from mmdistill.softmax import softmax
 from mmdistill.terms.base import Pool
 
 Policy = Literal["sample", "batch", "mean", "weighted", "fixed"]
@@ -77,6 +78,9 @@ class FrozenTeachers:
 
     def taught(self, rows_KB: Tensor) -> tuple[Outputs, Tensor]:
         """Return what the rows learn from, and how much of it each teacher says: weights_KBM, sum 1."""
+        if len(self.names) == 1:
+            only = (_at(said, rows_KB).squeeze(2) for said in (self.features_KMND, self.logits_KMNC))
+            return Outputs(*only), self.features_KMND.new_ones((*rows_KB.shape, 1))
         if self.policy not in {"mean", "weighted"}:
             choice_KB = self.choose(rows_KB)
             weights_KBM = one_hot(choice_KB, len(self.names)).to(self.features_KMND.dtype)
@@ -95,7 +99,7 @@ class FrozenTeachers:
         count_K1 = self.labelled_KN.sum(dim=1, keepdim=True).clamp_min(1)
         overall_KM = self.evidence_KMN.sum(dim=2) / count_K1
         loss_KBM = torch.where(labelled_KB[..., None], evidence_KBM, overall_KM[:, None])
-        return torch.softmax(-loss_KBM / self.temperature_K[:, None, None], dim=-1)
+        return softmax(-loss_KBM / self.temperature_K[:, None, None])
 
     def streams(self, rows_KB: Tensor) -> list[Tensor]:
         """Return the features_KBD of each modality that the student is missing."""

@@ -13,24 +13,28 @@ from torch import Tensor
 
 @dataclass
 class Watch:
-    """Takes note of values that are not finite, without a synchronisation with the device.
+    """Takes note of values that are not finite; the device is asked once a step.
 
     Attributes:
         alive_K: which lanes have been finite all along.
-        first: per name the first step at which it was not finite, infinite where it always was.
+        first: per name the first step at which it was not finite, infinite where it always was; without the
+            names that always were in all lanes.
     """
 
     alive_K: Tensor
     first: dict[str, Tensor] = field(default_factory=dict)
 
-    def see(self, values: Mapping[str, Tensor], step: int) -> None:
-        """Look at the losses of a step, one value per lane by name."""
-        for name, value_K in values.items():
-            self._note(name, torch.isfinite(value_K.detach()), step)
+    def see(self, losses: Mapping[str, Tensor], gradient_KP: Tensor, step: int) -> None:
+        """Look at the losses of a step, their total last, and at its gradient.
 
-    def see_gradient(self, gradient_KP: Tensor, step: int) -> None:
-        """Look at the gradient of a step, whatever the loss was."""
-        self._note("gradient", torch.isfinite(gradient_KP.sum(dim=1)), step)
+        Each loss is part of the total: only where that or the gradient is not finite all are looked at.
+        """
+        values = {name: value_K.detach() for name, value_K in losses.items()}
+        values["gradient"] = gradient_KP.sum(dim=1)
+        *_, total_K, gradient_K = values.values()
+        if not torch.isfinite(total_K + gradient_K).all():
+            for name, value_K in values.items():
+                self._note(name, torch.isfinite(value_K), step)
 
     def _note(self, name: str, fine_K: Tensor, step: int) -> None:
         failed_K = torch.where(fine_K, math.inf, float(step))
