@@ -58,9 +58,9 @@ def pack(value: Any) -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """Return what :func:`pack` was given; tuples come back as lists."""
-    if isinstance(value, Mapping):
-        if set(value) == {_FLOAT}:
+    """Return what :func:`pack` was given, from parsed JSON; tuples come back as lists."""
+    if isinstance(value, dict):
+        if len(value) == 1 and _FLOAT in value:
             return _NOT_FINITE[value[_FLOAT]]
         return {key: unpack(entry) for key, entry in value.items()}
     if isinstance(value, list):
