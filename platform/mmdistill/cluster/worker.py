@@ -17,7 +17,7 @@ from mmdistill.pipeline.execute import run_order
 from mmdistill.pipeline.order import Order
 from mmdistill.records.store import is_storage_fault
 from mmdistill.records.study import StudyFolder
-from mmdistill.training.runtime import LocalRuntime, Runtime, Value
+from mmdistill.training.runtime import LocalRuntime, Runtime, Value, in_order
 
 Beat = Callable[[], None]
 
@@ -50,11 +50,7 @@ class GroupRuntime:
 
         Backward adds up the gradients of all workers, each of the whole loss: ``average`` takes it back.
         """
-        whole = torch.cat(all_gather(part.contiguous()), dim=1)  # type: ignore[no-untyped-call]
-        if whole.requires_grad:
-            # torch sends gradients in the order of their axes and receives them in that of their memory.
-            whole.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        return whole
+        return in_order(torch.cat(all_gather(part.contiguous()), dim=1))  # type: ignore[no-untyped-call]
 
     def average(self, gradient: Tensor) -> None:
         """Average a gradient over the workers, in place."""
