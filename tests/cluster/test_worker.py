@@ -21,7 +21,7 @@ def group():
     dist.destroy_process_group()
 
 
-def centred(logits, features):
+def turned(features, logits):
     """Return a loss whose gradient lies transposed in memory."""
     return cross_entropy(logits, torch.zeros(logits.shape[:2], dtype=torch.long)) + (
         features.mT.cumsum(dim=-1).square().mean(dim=(-2, -1))
@@ -34,9 +34,7 @@ def gradient(runtime):
     inputs = {name: torch.randn(3, 24, size, generator=generator) for name, size in (("a", 7), ("b", 5))}
     parameters = FlatParameters(network)
     outputs = network(inputs)
-    parameters.differentiate(
-        centred(runtime.gather(outputs.logits_KBC), runtime.gather(outputs.features_KBD))
-    )
+    parameters.differentiate(turned(*(runtime.gather(output) for output in outputs)))
     return parameters.gradient_KP
 
 

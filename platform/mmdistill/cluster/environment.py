@@ -44,8 +44,8 @@ VARIABLES = {
 OBJECT_STORE_BYTES = 256 * 2**20
 # A unix socket path holds 107 bytes; Ray appends about 60.
 LONGEST_TEMPORARY_FOLDER = 40
-# What starts the autoscaler, what forwards logs, and the dashboard: one driver on one machine asks none.
-_UNASKED = ("start_monitor", "start_log_monitor", "start_api_server")
+# What starts the autoscaler, what forwards logs, and the dashboard: one driver on one machine needs none.
+_UNNEEDED = ("start_monitor", "start_log_monitor", "start_api_server")
 _PREFIX, _OWNER = "mm", "scratch-owner.json"
 
 
@@ -131,7 +131,7 @@ def local_cluster(*, groups: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _small_head() -> Iterator[None]:
-    """Let a cluster that is about to start do without the processes that nobody asks.
+    """Let a cluster that is about to start do without the processes that nobody needs.
 
     Together they take two CPU seconds, as much as all else of Ray. There is no setting for it; should Ray
     rename what starts them, they start as ever.
@@ -139,7 +139,7 @@ def _small_head() -> Iterator[None]:
     from ray._private import node
 
     whole = node.Node
-    node.Node = type("SmallHead", (whole,), dict.fromkeys(_UNASKED, lambda *_given, **_named: None))
+    node.Node = type("SmallHead", (whole,), dict.fromkeys(_UNNEEDED, lambda *_given, **_named: None))
     try:
         yield
     finally:
