@@ -126,7 +126,8 @@ def test_a_forecast_is_a_table_and_a_sentence(call, study_file):
         "face from audio at 50% of the labels: beyond the label there is nothing the student's modalities "
         "can predict: only label supply can transfer." in flat
     )
-    assert "label supply: 50% of the training rows have no label" in flat
+    assert "50% of the training rows have no label" in flat
+    assert "Over eleven real contexts label supply put the gains" in flat
     (one,) = call("forecast", study_file, *edits, "--json").json["forecasts"]
     assert one["labelled"] == 100
     assert one["beyond_label"] <= 0

@@ -28,7 +28,7 @@ def test_what_both_modalities_show_can_be_distilled():
     assert found.beyond_label > 0.05
     assert found.beyond_label > 2 * found.spread / np.sqrt(found.folds)
     assert found.privileged_score > 0.6
-    assert (found.labelled, found.unlabelled, found.folds) == (600, 0.0, 5)
+    assert (found.labelled, found.unlabelled, found.label_supply, found.folds) == (600, 0.0, 0.0, 5)
 
 
 @pytest.mark.parametrize("seed", [0, 2])
@@ -43,6 +43,7 @@ def test_a_good_teacher_that_shares_nothing_with_the_student_has_the_label_to_gi
     assert abs(found.beyond_label) < 0.02
     assert found.joint_score > found.student_score + 0.2
     assert found.unlabelled == pytest.approx(0.5)
+    assert found.label_supply == pytest.approx((found.joint_score - found.student_score) / 2)
 
 
 def judged(x_ND, target_NC, labels):

@@ -55,6 +55,8 @@ class Forecast(NamedTuple):
         spread: standard deviation of that R^2 over the folds.
         folds: how many there were.
         unlabelled: share of the training rows without a label.
+        label_supply: that share times what the teacher on all modalities scores above a plain student: what
+            it could add by standing in for labels.
         student_score: accuracy or CCC of a plain student on labelled rows it was not trained on.
         privileged_score: the same of the teacher on the privileged modalities.
         joint_score: the same of the teacher on all modalities.
@@ -68,6 +70,7 @@ class Forecast(NamedTuple):
     spread: float
     folds: int
     unlabelled: float
+    label_supply: float
     student_score: float
     privileged_score: float
     joint_score: float
@@ -92,6 +95,7 @@ def forecast(run: RunSettings, fold: Fold, seed: int) -> Forecast:
     found = np.array(list(_judged(x_ND, target_NC, labels, fold_N, inner_N)))
     left_F, total_F = found[:, 0], found[:, 1]
     scores = {name: _score(outputs, labels) for name, outputs in held_out.items()}
+    unlabelled = 1 - len(rows) / len(part)
     return Forecast(
         student=run.data.student,
         privileged=run.data.privileged,
@@ -100,7 +104,8 @@ def forecast(run: RunSettings, fold: Fold, seed: int) -> Forecast:
         beyond_label=float(1 - left_F.sum() / total_F.sum()),
         spread=float(np.std(1 - left_F / total_F, ddof=1)),
         folds=len(found),
-        unlabelled=1 - len(rows) / len(part),
+        unlabelled=unlabelled,
+        label_supply=unlabelled * (scores[_BOTH] - scores[_STUDENT]),
         student_score=scores[_STUDENT],
         privileged_score=scores[_TEACHER],
         joint_score=scores[_BOTH],
