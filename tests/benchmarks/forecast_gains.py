@@ -17,7 +17,6 @@ Contexts whose data do not lie in ``../shared/data`` are left out, and named.
 """
 
 import argparse
-import math
 import multiprocessing
 import sys
 import tempfile
@@ -31,12 +30,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-Array = npt.NDArray[np.float64]
-QUICKSTART = ROOT / "search_spaces" / "quickstart.toml"
-FORECAST = ("beyond label R2", "label supply")
+sys.path.insert(0, str(Path(__file__).parent))
+from in_process import run_in_process
+
+QUICKSTART = Path(__file__).parents[2] / "search_spaces" / "quickstart.toml"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 AGAINST = ("student_only", "self_distillation")
+FORECASTS = ("beyond label R2", "label supply")
+GAINS = tuple(f"over {arm}" for arm in AGAINST)
+
+Array = npt.NDArray[np.float64]
 
 
 class Context(NamedTuple):
@@ -66,15 +69,10 @@ CONTEXTS = (
 
 
 class Outcome(NamedTuple):
-    """What was forecast for a context with a share of labels and one seed, and what was gained there."""
+    """What was forecast for a context with one seed, and what was gained there: a value per column."""
 
     context: Context
-    labels: float
-    seed: int
-    beyond_label: float
-    label_supply: float
-    over_student: float
-    over_itself: float
+    values: dict[str, float]
     cpu_s: float
 
 
@@ -102,65 +100,56 @@ def study_edits(context: Context, labels: float, seed: int) -> list[str]:
 
 
 def outcome(context: Context, labels: float, seed: int) -> Outcome:
-    """Return the forecast of a context and what a study of it, in process and without Ray, gained."""
-    import torch
-
-    from mmdistill.cluster.inline import run_inline
-    from mmdistill.cluster.proposals import propose
-    from mmdistill.pipeline.cache import StageCache
+    """Return the forecast of a context and what a study of it gained."""
     from mmdistill.pipeline.fold import opened
     from mmdistill.pipeline.forecast import forecast
-    from mmdistill.records.study import StudyFolder
-    from mmdistill.reports.ablation import summarise
-    from mmdistill.studies.provenance import study_row
-    from mmdistill.studies.session import Session
+    from mmdistill.records.tables import latest
+    from mmdistill.reports.ablation import summarise_tables
     from mmdistill.studies.study import open_study
 
-    torch.set_num_threads(1)
     began = time.process_time()
-    study = open_study(QUICKSTART, study_edits(context, labels, seed))
-    (run,) = (arm.run for arm in study.arms if arm.name == "hinton")
-    found = forecast(run, opened(run.data, 0, with_test=False, device="cpu"), seed)
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name) / "study"
-        row = study_row(study, [])
-        folder = StudyFolder.create(root, row, QUICKSTART.read_text("utf-8"), study.resolved())
-        run_inline(Session(study, folder, propose), StageCache(Path(name) / "cache"))
-        gains = {claim.against: claim.seeds.mean for claim in summarise(root).contrasts}
-    cpu_s = time.process_time() - began
-    over_student, over_itself = (gains[arm] for arm in AGAINST)
-    said = found.beyond_label, found.label_supply
-    return Outcome(context, labels, seed, *said, over_student, over_itself, cpu_s)
+    edits = study_edits(context, labels, seed)
+    with tempfile.TemporaryDirectory() as root:
+        found = summarise_tables(latest(run_in_process(QUICKSTART, edits, Path(root))))
+    gains = {f"over {claim.against}": claim.seeds.mean for claim in found.contrasts}
+    (run,) = (arm.run for arm in open_study(QUICKSTART, edits).arms if arm.name == "hinton")
+    said = forecast(run, opened(run.data, 0, with_test=False, device="cpu"), seed)
+    forecasts = dict(zip(FORECASTS, (said.beyond_label, said.label_supply), strict=True))
+    return Outcome(context, forecasts | gains, time.process_time() - began)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes of one share of labels and their rank correlations as Markdown."""
-    columns = [*FORECAST, *(f"over {arm}" for arm in AGAINST)]
+    columns = (*FORECASTS, *GAINS)
     lines = [f"| context | {' | '.join(columns)} | CPU-s |", "|---|--:|--:|--:|--:|--:|"]
-    found = {one.context: np.array([o[3:] for o in outcomes if o.context == one.context]) for one in outcomes}
-    means = {context: values.mean(axis=0) for context, values in found.items()}
-    for context in sorted(means, key=lambda context: -means[context][0]):
-        values, mean = found[context], means[context]
-        error = values.std(axis=0, ddof=1) / math.sqrt(len(values))
-        cells = [f"{m:+.3f} ± {e:.3f}" for m, e in zip(mean[:4], error[:4], strict=True)]
-        lines.append(f"| {context} | {' | '.join(cells)} | {mean[4]:.0f} |")
-    if len(means) < 3:
+    means: dict[str, list[float]] = {column: [] for column in columns}
+    for context in dict.fromkeys(one.context for one in outcomes):
+        studies = [one for one in outcomes if one.context == context]
+        cells = []
+        for column in columns:
+            values = np.array([one.values[column] for one in studies])
+            means[column].append(float(values.mean()))
+            cells.append(f"{values.mean():+.3f} ± {stats.sem(values):.3f}")
+        cells.append(f"{np.mean([one.cpu_s for one in studies]):.0f}")
+        lines.append(f"| {context} | {' | '.join(cells)} |")
+    count = len(lines) - 2
+    if count < 3:
         return "\n".join([*lines, "", "Too few contexts for a rank correlation."])
-    of_contexts = dict(zip(columns, np.array(list(means.values()))[:, :4].T, strict=True))
-    for forecast, gain in product(FORECAST, columns[2:]):
-        if np.ptp(of_contexts[forecast]) > 0:
-            rho, p = rank_correlation(of_contexts[forecast], of_contexts[gain])
-            lines += ["", f"{forecast} and gain {gain}: {rho:+.2f} (n = {len(means)}, p = {p:.3f})"]
+    for forecast, gain in product(FORECASTS, GAINS):
+        # With all labels nothing is supplied.
+        if np.ptp(means[forecast]) > 0:
+            rho, p = rank_correlation(means[forecast], means[gain])
+            lines += ["", f"{forecast} and gain {gain}: {rho:+.2f} (n = {count}, p = {p:.3f})"]
     return "\n".join(lines)
 
 
-def rank_correlation(forecasts: Array, gains: Array) -> tuple[float, float]:
+def rank_correlation(forecasts: Sequence[float], gains: Sequence[float]) -> tuple[float, float]:
     """Return Spearman's rho of C contexts, and its two-sided p by permutation."""
 
     def rho(shuffled: Array) -> float:
         return float(stats.spearmanr(shuffled, gains).statistic)
 
-    test = stats.permutation_test((forecasts,), rho, permutation_type="pairings", rng=0)
+    test = stats.permutation_test((np.array(forecasts),), rho, permutation_type="pairings", rng=0)
     return float(test.statistic), float(test.pvalue)
 
 
@@ -187,12 +176,11 @@ def main() -> int:
     seeds = range(options.first, options.first + options.seeds)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for labels in options.labels:
+            jobs = [(context, labels, seed) for context in present for seed in seeds]
             outcomes = []
-            for one in pool.imap(
-                _outcome, [(context, labels, seed) for context in present for seed in seeds]
-            ):
-                outcomes.append(one)
-                print(f"{one.context}, {labels:.0%} of the labels, seed {one.seed}: done", file=sys.stderr)
+            for found in pool.imap(_outcome, jobs):
+                outcomes.append(found)
+                print(f"{len(outcomes)} of {len(jobs)}: {found.context}", file=sys.stderr)
             print(f"## {labels:.0%} of the labels, {options.seeds} seeds\n\n{table(outcomes)}\n", flush=True)
     return 0
 

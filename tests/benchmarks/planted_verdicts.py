@@ -34,6 +34,9 @@ from typing import NamedTuple
 import pyarrow as pa
 from scipy import stats
 
+sys.path.insert(0, str(Path(__file__).parent))
+from in_process import run_in_process
+
 SEARCH_SPACES = Path(__file__).parents[2] / "search_spaces"
 RIGHT_AT_LEAST, FALSE_AT_MOST = 0.95, 0.05
 
@@ -67,30 +70,14 @@ class Outcome(NamedTuple):
 
 def run_study(file: str, seed: int) -> list[Outcome]:
     """Return what a study file says to each kind of question, data and study drawn from ``seed``."""
-    import torch
-
-    from mmdistill.cluster.inline import run_inline
-    from mmdistill.cluster.proposals import propose
-    from mmdistill.pipeline.cache import StageCache
     from mmdistill.randomness import derive_seed
-    from mmdistill.records.study import StudyFolder
     from mmdistill.records.tables import latest
-    from mmdistill.studies.provenance import study_row
-    from mmdistill.studies.session import Session
-    from mmdistill.studies.study import open_study
 
-    torch.set_num_threads(1)
     began = time.process_time()
-    path = SEARCH_SPACES / f"{file}.toml"
     keys = ("seed", "run.data.options.seed")
     drawn = [f"{key}={derive_seed(seed, 'planted verdicts', file, key) % 2**31}" for key in keys]
-    study = open_study(path, drawn)
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        row = study_row(study, [])
-        folder = StudyFolder.create(root / "study", row, path.read_text("utf-8"), study.resolved())
-        run_inline(Session(study, folder, propose), StageCache(root / "cache"))
-        tables = latest(folder)
+    with tempfile.TemporaryDirectory() as root:
+        tables = latest(run_in_process(SEARCH_SPACES / f"{file}.toml", drawn, Path(root)))
     kinds = [kind for kind in KINDS if KINDS[kind].file == file]
     cpu_s = (time.process_time() - began) / len(kinds)
     return [_outcome(kind, seed, tables, cpu_s) for kind in kinds]

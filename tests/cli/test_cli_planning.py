@@ -127,7 +127,7 @@ def test_a_forecast_is_a_table_and_a_sentence(call, study_file):
         "can predict: only label supply can transfer." in flat
     )
     assert "50% of the training rows have no label" in flat
-    assert "Over eleven real contexts label supply put the gains" in flat
+    assert "label supply: the share of the training rows without a label, times what the teacher" in flat
     (one,) = call("forecast", study_file, *edits, "--json").json["forecasts"]
     assert one["labelled"] == 100
     assert one["beyond_label"] <= 0

@@ -15,12 +15,6 @@ from mmdistill.pipeline.run import RunSettings
 from mmdistill.randomness import derive_seed
 from mmdistill.studies.study import Study, open_study
 
-# `make forecast`: eleven real contexts, three studies of each.
-_RELIABILITY = (
-    "Over eleven real contexts label supply put the gains of soft labels in order with one label in four "
-    "(rank correlation .70); beyond label R2 did not, there (.13) or with all labels (.00)."
-)
-
 
 def show_forecast(file: Path, edits: Sequence[str] = (), *, as_json: bool = False) -> int:
     """Print a forecast for every data context of a study; nothing is written.
@@ -73,7 +67,7 @@ def _text(study: Study, found: Sequence[Forecast]) -> str:
         "predict, cross-validated; scores are on labelled rows a network was not trained on.",
         "label supply: the share of the training rows without a label, times what the teacher on all "
         "modalities scores above a plain student.",
-        _RELIABILITY,
+        "Neither is a promise: the README says how well each put real contexts in the order of their gains.",
         *(line for one in found for line in _sentences(one)),
     ]
     wrapped = [textwrap.fill(line, 110, initial_indent="- ", subsequent_indent="  ") for line in sentences]

@@ -116,7 +116,8 @@ def forecast(
     """Print whether there is anything to distil, from some seconds of training; nothing is written.
 
     A teacher on the privileged modalities knows more than the label. How much of that do the student's
-    modalities predict? Nothing (R2 of 0 or less) means that only label supply can transfer.
+    modalities predict? Nothing (R2 of 0 or less) means that only label supply can transfer: what the teacher
+    is worth in place of the labels that are missing.
     """
     from mmdistill.cli.forecasting import show_forecast
 

@@ -7,6 +7,8 @@ student's input, on some rows, and judged on others: R^2 is 1 where the student'
 0 or less where they tell nothing, however good the teacher is. (A teacher that sees the student's input too
 would always be predictable, by what it has from there.)
 
+Where labels are missing, the teacher on all modalities also stands in for them: label supply.
+
 Axes: N rows, C outputs, D inputs of the student, F features, L penalties.
 """
 
